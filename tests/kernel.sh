@@ -1,0 +1,88 @@
+#!/bin/bash
+# Where the kernels are: the headers a module is built against, and the image and the modules a
+# VM boots. Sourced by tests/setup and tests/vm; run, it prints the newest headers' folder.
+#
+# SPDX-License-Identifier: GPL-2.0-only
+
+kc_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+kc_build=$kc_root/build
+
+# kernel_release_of HEADERS: the release modules built with them are for. (Debian's kernel.release
+# file holds the upstream version, so it is no help.)
+kernel_release_of() {
+	sed -n 's/^#define UTS_RELEASE "\(.*\)"$/\1/p' "$1/include/generated/utsrelease.h" 2>/dev/null
+}
+
+# The newest installed headers. Cloud flavours have no 9p, so no VM of theirs can boot.
+kernel_headers() {
+	local d rel
+
+	for d in /lib/modules/*/build /usr/src/linux-headers-*; do
+		rel=$(kernel_release_of "$d") || continue
+		[[ ! $rel || $rel == *cloud* ]] || printf '%s %s\n' "$rel" "$d"
+	done | sort -V -s -k1,1 | tail -n 1 | cut -d' ' -f2-
+}
+
+# The release to boot: $KERNEL, else that of the newest headers.
+kernel_release() {
+	local h
+
+	if [[ ${KERNEL:-} ]]; then
+		printf '%s\n' "$KERNEL"
+		return
+	fi
+	h=$(kernel_headers)
+	[[ $h ]] && kernel_release_of "$h"
+}
+
+# The folders a kernel may live in: the host's own (unless KC_NO_HOST_KERNEL is set), then those
+# tests/setup unpacked.
+kernel_bases() {
+	[[ ${KC_NO_HOST_KERNEL:-} ]] || printf '\n'
+	printf '%s\n' "$kc_build/kernel/$1"
+}
+
+# kernel_image RELEASE: the bootable image
+kernel_image() {
+	local b f
+
+	while IFS= read -r b; do
+		for f in "$b/boot/vmlinuz-$1" "$b/lib/modules/$1/vmlinuz" "$b/usr/lib/modules/$1/vmlinuz"; do
+			# an image without its modules boots, but finds no disk
+			if [[ -r $f ]] && kernel_modules_in "$b" "$1" >/dev/null; then
+				printf '%s\n' "$f"
+				return 0
+			fi
+		done
+	done < <(kernel_bases "$1")
+	return 1
+}
+
+kernel_modules_in() {
+	local d
+
+	for d in "$1/lib/modules/$2" "$1/usr/lib/modules/$2"; do
+		if [[ -d $d/kernel ]]; then
+			printf '%s\n' "$d"
+			return 0
+		fi
+	done
+	return 1
+}
+
+# kernel_modules RELEASE: the folder with modules.dep and kernel/
+kernel_modules() {
+	local b
+
+	while IFS= read -r b; do
+		kernel_modules_in "$b" "$1" && return 0
+	done < <(kernel_bases "$1")
+	return 1
+}
+
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+	case ${1:-headers} in
+	headers) kernel_headers ;;
+	release) kernel_release_of "$2" ;;
+	esac
+fi
