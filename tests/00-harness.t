@@ -1,0 +1,73 @@
+#!/bin/bash
+# The harness itself: what it promises to the other tests, and that it notices what goes wrong.
+#
+# SPDX-License-Identifier: GPL-2.0-only
+
+VM_ARGS=(--disk scratch=64M --disk big=32M,logical_block_size=4096,physical_block_size=4096 --mem 512M)
+
+host_main() {
+	local out rc
+
+	vm_boot --kill write
+	vm_boot --memdump-on "kc-dump-now=$VM_DIR/memory" check
+	ok "the guest's memory is dumped while it waits" test -s "$VM_DIR/memory"
+	ok "and holds what a process of it knew" grep -aq kc-needle-4711-in-memory "$VM_DIR/memory"
+	is "what the guest writes to its shared folder is here" "$(cat "$VM_OUT/result")" shared
+
+	out=$(vm_run -- bash -c 'echo out; echo err >&2; exit 42') && rc=0 || rc=$?
+	is "the command's exit status comes back" "$rc" 42
+	is "and so do its output and its errors" "$out" $'out\nerr'
+
+	# Faults must be noticed: one boot each.
+	out=$(vm_run -- bash -c 'echo "<4>WARNING: fake" > /dev/kmsg') && rc=0 || rc=$?
+	is "a warning in the kernel log fails a run whose command succeeds" "$rc" 120
+	like "and is shown" "$out" 'WARNING: fake'
+	out=$(vm_run --timeout 15 -- bash -c 'echo before; sleep 1000') && rc=0 || rc=$?
+	is "a guest that hangs is killed at its time limit" "$rc" 124
+	like "and what it printed before is there" "$out" before
+	out=$(vm_run -- bash -c 'echo c > /proc/sysrq-trigger; sleep 100') && rc=0 || rc=$?
+	is "a crash of the kernel fails the run" "$rc" 121
+}
+# shellcheck source=tests/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+scratch=/dev/disk/kc/scratch
+case $1 in
+write)
+	is "the disk has its size" "$(sectors $scratch)" 131072
+	must dd if=/dev/zero of=$scratch bs=1M count=1 conv=fsync status=none
+	must bash -c "echo survives | dd of=$scratch conv=fsync,notrunc status=none"
+	power_cut
+	;;
+check)
+	is "a disk survives a power cut" "$(head -n 1 $scratch | tr -d '\0')" survives
+	is "a disk can have large blocks" "$(blockdev --getss /dev/disk/kc/big)" 4096
+	for tool in dmsetup cryptsetup keyctl fio mkfs.ext4 mkfs.xfs mkfs.btrfs mkfs.f2fs; do
+		ok "$tool is there" command -v "$tool"
+	done
+	ok "the kernel finds its modules itself" bash -c 'mount -t ext4 /dev/zero /mnt; grep -w ext4 /proc/filesystems'
+	ok "device mapper works" dmsetup create t --table "0 8 linear $scratch 0"
+	read -r reads writes <<< "$(disk_stat $scratch)"
+	must dd if=/dev/mapper/t of=/dev/null bs=4096 count=1 iflag=direct
+	is "reads are counted" "$(disk_stat $scratch)" "$((reads + 1)) $writes"
+	fails_with "an error has a name" ENODEV dmsetup create u --table "0 8 linear /dev/mapper/none 0"
+	fails_msg "an error has its line in the kernel log" 'linear: Device lookup failed' \
+		dmsetup create u --table "0 8 linear /dev/mapper/none 0"
+	must dmsetup remove t
+
+	hex=$(rand_hex 32)
+	id=$(add_key user kc-test "$hex" @u)
+	is "a key of any bytes can be added" "$(keyctl pipe "$id" | od -An -v -tx1 | tr -d ' \n')" "$hex"
+	ok "a logon key too" add_key logon kc:test "00${hex}0a" @s
+	mkuser alice 1000
+	is "a user is another user" "$(as alice id -u):$(as alice id -g)" 1000:1000
+	nok "with no rights of root's" as alice dmsetup version
+
+	needle=kc-needle-4711
+	needle+=-in-memory
+	vm-memdump kc-dump-now
+	ok "the guest goes on after the memory dump" test -n "$needle"
+	echo shared > "$KC_OUT/result"
+	;;
+esac
+done_testing
