@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# `make help` lists the targets. The list of objects is kbuild's, in Kbuild.
+
+KDIR	?= $(shell tests/kernel.sh headers)
+KERNEL	?= $(shell tests/kernel.sh release $(KDIR))
+TESTS	?= $(wildcard tests/*.t)
+
+# The kernel the module is built for is the one its VM boots.
+export KERNEL
+
+.DEFAULT_GOAL := module
+.PHONY: help module install setup check demo shell clean distclean
+
+help:
+	@echo 'make [module]  build dm-keyed-crypt.ko; KDIR=<kernel headers>, default the newest installed'
+	@echo 'make install   install it where modprobe finds it (as root; INSTALL_MOD_PATH=<root>)'
+	@echo 'make check     install what is missing, build, run every test in a VM; TESTS="tests/<name>.t ..."'
+	@echo 'make demo      the same for a short show of what the target does'
+	@echo 'make shell     a shell in a VM with the module loaded and a disk to play with'
+	@echo 'make setup     only install what the other targets need (apt-get, as root or with sudo)'
+	@echo 'make clean     remove what kbuild made'
+	@echo 'make distclean remove build/ as well: kernels, VM images, logs'
+
+# One kbuild at a time in this folder
+kbuild = mkdir -p build && flock build/.lock $(MAKE) -C $(KDIR) M=$(CURDIR)
+have_headers = @test -n "$(KDIR)" || { echo 'no kernel headers found: make setup, or KDIR=<headers>' >&2; exit 1; }
+
+module:
+	$(have_headers)
+	+@$(kbuild) modules
+
+install: module
+	+@$(kbuild) modules_install
+	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $(KERNEL)
+
+setup:
+	@tests/setup
+
+# A second make, since the first one read the default of KDIR before setup could install headers
+check: setup
+	+@$(MAKE) --no-print-directory module
+	@tests/check $(TESTS)
+
+demo: setup
+	+@$(MAKE) --no-print-directory module
+	@tests/vm --disk scratch=1G --mem 1G --timeout 600 -- tests/demo
+
+shell: setup
+	+@$(MAKE) --no-print-directory module
+	@tests/vm --shell --disk scratch=1G --mem 1G -- tests/guest/shell
+
+clean:
+	+@test -z "$(KDIR)" || $(kbuild) clean
+
+distclean: clean
+	rm -rf build
