@@ -2,8 +2,9 @@
 #
 # `make help` lists the targets. The list of objects is kbuild's, in Kbuild.
 
-KDIR	?= $(shell tests/kernel.sh headers)
-KERNEL	?= $(shell tests/kernel.sh release $(KDIR))
+top	:= $(dir $(lastword $(MAKEFILE_LIST)))
+KDIR	?= $(shell $(top)tests/kernel.sh headers)
+KERNEL	?= $(shell $(top)tests/kernel.sh release $(KDIR))
 TESTS	?= $(wildcard tests/*.t)
 
 # The kernel the module is built for is the one its VM boots.
@@ -24,7 +25,8 @@ help:
 
 # One kbuild at a time in this folder
 kbuild = mkdir -p build && flock build/.lock $(MAKE) -C $(KDIR) M=$(CURDIR)
-have_headers = @test -n "$(KDIR)" || { echo 'no kernel headers found: make setup, or KDIR=<headers>' >&2; exit 1; }
+have_headers = @test -f Kbuild || { echo 'no Kbuild here' >&2; exit 1; }; \
+	test -n "$(KDIR)" || { echo 'no kernel headers found: make setup, or KDIR=<headers>' >&2; exit 1; }
 
 module:
 	$(have_headers)
