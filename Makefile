@@ -46,11 +46,13 @@ check: setup
 
 demo: setup
 	+@$(MAKE) --no-print-directory module
-	@tests/vm --disk scratch=1G --mem 1G --timeout 600 -- tests/demo
+	@mkdir -p build/vm/demo/out && cp dm-keyed-crypt.ko build/vm/demo/out && rm -f build/vm/demo/*.img
+	@tests/vm --name demo --disk scratch=1G --mem 1G --timeout 600 -- tests/demo
 
 shell: setup
 	+@$(MAKE) --no-print-directory module
-	@tests/vm --shell --disk scratch=1G --mem 1G -- tests/guest/shell
+	@mkdir -p build/vm/shell/out && cp dm-keyed-crypt.ko build/vm/shell/out
+	@tests/vm --name shell --shell --timeout 1000000 --disk scratch=1G --mem 1G -- tests/guest/shell
 
 clean:
 	+@test -z "$(KDIR)" || $(kbuild) clean

@@ -5,6 +5,17 @@
 
 VM_ARGS=(--disk scratch=64M --disk big=32M,logical_block_size=4096,physical_block_size=4096 --mem 512M)
 
+small_test() { # name line...
+	local file=$VM_DIR/$1.t
+
+	shift
+	{
+		printf '#!/bin/bash\n. "%s/lib.sh"\n' "$KC_TESTS"
+		printf '%s\n' "$@"
+	} > "$file"
+	chmod +x "$file"
+}
+
 host_main() {
 	local out rc
 
@@ -22,11 +33,19 @@ host_main() {
 	out=$(vm_run -- bash -c 'echo "<4>WARNING: fake" > /dev/kmsg') && rc=0 || rc=$?
 	is "a warning in the kernel log fails a run whose command succeeds" "$rc" 120
 	like "and is shown" "$out" 'WARNING: fake'
-	out=$(vm_run --timeout 15 -- bash -c 'echo before; sleep 1000') && rc=0 || rc=$?
+	ok "unless the test expects it" vm_run --allow-dmesg 'WARNING: fake' -- \
+		bash -c 'echo "<4>WARNING: fake" > /dev/kmsg'
+	out=$(vm_run --timeout 10 -- bash -c 'echo before; sleep 1000') && rc=0 || rc=$?
 	is "a guest that hangs is killed at its time limit" "$rc" 124
 	like "and what it printed before is there" "$out" before
 	out=$(vm_run -- bash -c 'echo c > /proc/sysrq-trigger; sleep 100') && rc=0 || rc=$?
 	is "a crash of the kernel fails the run" "$rc" 121
+
+	# Tests that must not pass
+	small_test 00-harness-fails 'is "one is two" 1 2' 'done_testing'
+	nok "a failing assertion makes prove fail" prove -Q "$VM_DIR/00-harness-fails.t"
+	small_test 00-harness-stops 'ok "true is true" true' 'exit 0' 'done_testing'
+	nok "a test that stops early makes prove fail" prove -Q "$VM_DIR/00-harness-stops.t"
 }
 # shellcheck source=tests/lib.sh
 . "$(dirname "$0")/lib.sh"

@@ -31,6 +31,7 @@ set -uo pipefail
 
 KC_TESTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 KC_TOP=${KC_TESTS%/*}
+KC_SCRIPT=$(realpath "$0")
 KC_NAME=$(basename "$0" .t)
 
 # --- assertions -----------------------------------------------------------------------------------
@@ -277,9 +278,8 @@ vm_boot() {
 		'# '*) printf '%s\n' "$line" ;;
 		*) [[ $line ]] && printf '# %s\n' "$line" ;;
 		esac
-	done < <(vm_run "${opts[@]}" -- "$KC_TESTS/${0##*/}" "$@"; echo $? > "$kc_tmp/status")
+	done < <(vm_run "${opts[@]}" -- "$KC_SCRIPT" "$@"; echo $? > "$kc_tmp/status")
 	vm_boots=$((vm_boots + 1))
-	wait "$!" || :
 	rc=$(< "$kc_tmp/status")
 	case $rc in
 	120) fault=1 ;;
