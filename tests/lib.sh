@@ -321,7 +321,7 @@ kc_host() {
 	if declare -F host_main >/dev/null; then
 		host_main
 	else
-		for phase in ${VM_BOOTS:-""}; do
+		for phase in ${VM_BOOTS:-}; do
 			case $phase in
 			*:kill) vm_boot --kill "${phase%:kill}" ;;
 			*) vm_boot "$phase" ;;
