@@ -1,0 +1,751 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Making the key map durable, and recovery.
+ *
+ * A changed entry rides in memory until a flush, a FUA write or the timer asks
+ * for a commit: one sequential write of journal blocks that name the changed
+ * runs.  A flush needs no more than the cache flush it asks for anyway; other
+ * commits are written with PREFLUSH and FUA.  Each journal block stands alone,
+ * so a commit needs no commit block, and what counts after a crash is the
+ * longest run of good blocks from the tail on.
+ *
+ * Map blocks are written back in place when the journal fills up, when the
+ * cache needs clean blocks, and when the device is suspended.  Only after they
+ * are on stable storage does the anchor move the tail past them, and only then
+ * is their journal space used again.  A map block is written back with all its
+ * entries, changes not yet logged too: an entry changes after its data has been
+ * written, so the entry is right or the write was never flushed; and the journal
+ * from the tail on can at worst take it back to what it was before such a
+ * write.
+ *
+ * All of this is done by one worker, kd->journal.work.
+ */
+
+#include <linux/slab.h>
+#include <linux/vmalloc.h>
+
+#include "dm-keyed-crypt.h"
+#include "trace.h"
+
+/* How long a change may ride in memory; as ext4's commit interval. */
+#define KC_COMMIT_INTERVAL	(5 * HZ)
+
+/**
+ * struct kc_sync - somebody waits for the journal worker
+ * @list:	in kc_journal.syncs
+ * @done:	to wait for
+ * @checkpoint:	write back the whole map, and leave the journal clean
+ * @error:	result
+ */
+struct kc_sync {
+	struct list_head list;
+	struct completion done;
+	bool checkpoint;
+	int error;
+};
+
+static struct kc_disk_journal *kc_journal_block(struct kc_journal *j, unsigned int i)
+{
+	return (void *)(j->buf + i * KC_BLOCK_SIZE + KC_NONCE_SIZE);
+}
+
+/* Writes an anchor for the tail, or says why not. */
+static int kc_journal_anchor(struct kc_dev *kd, u64 tail, u32 flags)
+{
+	struct kc_journal *j = &kd->journal;
+	int r;
+
+	r = kc_meta_write_anchor(kd, tail, atomic64_read(&j->durable_seq), flags);
+	if (r) {
+		kc_meta_fail(kd, "journal anchor", r);
+		return r;
+	}
+	j->tail_seq = tail;
+	j->clean = flags & KC_ANCHOR_CLEAN;
+	return 0;
+}
+
+/* ---- write-back ---- */
+
+/**
+ * struct kc_batch - writes under way together
+ * @pending:	how many, and one for the submitter
+ * @done:	when all have ended
+ * @failed:	one of them has failed
+ */
+struct kc_batch {
+	atomic_t pending;
+	struct completion done;
+	bool failed;
+};
+
+static void kc_batch_put(struct kc_batch *batch)
+{
+	if (atomic_dec_and_test(&batch->pending))
+		complete(&batch->done);
+}
+
+static void kc_batch_endio(unsigned long error, void *context)
+{
+	struct kc_batch *batch = context;
+
+	if (error)
+		WRITE_ONCE(batch->failed, true);
+	kc_batch_put(batch);
+}
+
+static int kc_write_snapshots(struct kc_dev *kd, struct kc_mapblk **mbs,
+			      unsigned int nr)
+{
+	struct kc_batch batch = { .pending = ATOMIC_INIT(1) };
+	unsigned int i;
+
+	init_completion(&batch.done);
+	for (i = 0; i < nr; i++) {
+		u8 *buf = kd->journal.snap + i * KC_BLOCK_SIZE;
+		u64 area_block = kd->layout.map + mbs[i]->index;
+		struct dm_io_request req = {
+			.bi_opf = REQ_OP_WRITE | REQ_META,
+			.mem.type = DM_IO_VMA,
+			.mem.ptr.vma = buf,
+			.notify.fn = kc_batch_endio,
+			.notify.context = &batch,
+			.client = kd->dm_io,
+		};
+		struct dm_io_region where = {
+			.bdev = kd->meta_bdev,
+			.sector = kd->meta_start + area_block * KC_BLOCK_SECTORS,
+			.count = KC_BLOCK_SECTORS,
+		};
+
+		kc_seal_block(kd, KC_KIND_MAP, area_block, buf);
+		atomic_inc(&batch.pending);
+		if (kc_dm_io(&req, &where))
+			kc_batch_endio(1, &batch);
+	}
+	kc_batch_put(&batch);
+	wait_for_completion_io(&batch.done);
+	return batch.failed ? -EIO : 0;
+}
+
+/* Takes dirty map blocks, oldest change first, with a copy of their entries. */
+static unsigned int kc_snapshot(struct kc_dev *kd, struct kc_mapblk **mbs)
+{
+	struct kc_journal *j = &kd->journal;
+	struct kc_mapblk *mb;
+	unsigned int nr, u;
+
+	for (nr = 0; nr < KC_WRITEBACK_BATCH && !list_empty(&j->dirty); nr++) {
+		u8 *buf = j->snap + nr * KC_BLOCK_SIZE;
+
+		mb = list_first_entry(&j->dirty, struct kc_mapblk, dirty_list);
+		spin_lock_irq(&mb->lock);
+		for (u = 0; u < KC_UNITS; u++)
+			memcpy(buf + u * KC_UNIT_SIZE + KC_NONCE_SIZE,
+			       mb->entries + u * KC_ENTRIES_PER_UNIT,
+			       KC_UNIT_PAYLOAD);
+		set_bit(KC_MB_WRITING, &mb->flags);
+		clear_bit(KC_MB_DIRTY, &mb->flags);
+		list_del_init(&mb->dirty_list);
+		j->nr_dirty--;
+		spin_unlock_irq(&mb->lock);
+		mbs[nr] = mb;
+	}
+	return nr;
+}
+
+static void kc_mapblk_dirty(struct kc_journal *j, struct kc_mapblk *mb, u64 seq)
+{
+	if (test_and_set_bit(KC_MB_DIRTY, &mb->flags))
+		return;
+	mb->first_seq = seq;
+	list_add_tail(&mb->dirty_list, &j->dirty);
+	j->nr_dirty++;
+}
+
+/**
+ * kc_writeback() - write map blocks back in place
+ * @kd:		the device
+ * @leave:	how many may stay dirty
+ *
+ * Journal worker, or recovery.  Return: 0 or a negative errno.
+ */
+static int kc_writeback(struct kc_dev *kd, unsigned int leave)
+{
+	struct kc_journal *j = &kd->journal;
+	struct kc_mapblk *mbs[KC_WRITEBACK_BATCH], *head;
+	unsigned int nr, i;
+	u64 seq, tail;
+	int r = 0;
+
+	while (j->nr_dirty > leave && !r) {
+		if (READ_ONCE(kd->mode) != KC_RW)
+			return -EROFS;
+		nr = kc_snapshot(kd, mbs);
+		seq = j->next_seq;
+		r = kc_write_snapshots(kd, mbs, nr);
+		if (!r)
+			r = blkdev_issue_flush(kd->meta_bdev);
+		if (r)
+			kc_meta_fail(kd, "key map", r);
+		if (!r) {
+			kc_journal_flushed(kd, seq);
+			for (i = 0; i < nr; i++)
+				if (!kc_meta_test_state(kd, mbs[i]->index))
+					kc_meta_set_state(kd, mbs[i]->index);
+			r = kc_meta_write_state(kd);
+			if (r)
+				kc_meta_fail(kd, "map state", r);
+		}
+		if (r) {
+			/* Keep them in memory, as old as they were. */
+			while (nr--) {
+				head = mbs[nr];
+				if (!test_and_set_bit(KC_MB_DIRTY, &head->flags)) {
+					list_add(&head->dirty_list, &j->dirty);
+					j->nr_dirty++;
+				}
+				clear_bit(KC_MB_WRITING, &head->flags);
+			}
+			break;
+		}
+		for (i = 0; i < nr; i++)
+			clear_bit(KC_MB_WRITING, &mbs[i]->flags);
+		wake_up_all(&kd->keymap.wait);
+		if (j->recovering)
+			continue;
+		tail = seq;
+		if (!list_empty(&j->dirty)) {
+			head = list_first_entry(&j->dirty, struct kc_mapblk,
+						dirty_list);
+			tail = head->first_seq;
+		}
+		if (tail != j->tail_seq)
+			r = kc_journal_anchor(kd, tail, 0);
+	}
+	return r;
+}
+
+/* ---- commit ---- */
+
+/* Writes the filled blocks of the buffer. */
+static int kc_journal_write(struct kc_dev *kd, bool durable)
+{
+	struct kc_journal *j = &kd->journal;
+	u64 area_block = kd->layout.journal +
+			 kc_mod64(j->next_seq, kd->layout.journal_blocks);
+	blk_opf_t opf = REQ_OP_WRITE;
+	u64 durable_seq = atomic64_read(&j->durable_seq);
+	unsigned int i;
+	int r;
+
+	if (!j->fill)
+		return 0;
+	for (i = 0; i < j->fill; i++) {
+		kc_journal_block(j, i)->durable = cpu_to_le64(durable_seq);
+		kc_seal(kd, KC_KIND_JOURNAL, (area_block + i) * KC_BLOCK_SECTORS,
+			j->buf + i * KC_BLOCK_SIZE, KC_BLOCK_SIZE);
+	}
+	if (durable)
+		opf |= REQ_FUA;
+	if (durable && durable_seq != j->next_seq)
+		opf |= REQ_PREFLUSH;
+	r = kc_meta_io(kd, opf, area_block, j->buf, j->fill);
+	trace_keyed_crypt_commit(kd->md, j->next_seq, j->fill, r);
+	if (r) {
+		kc_meta_fail(kd, "journal", r);
+		return r;
+	}
+	spin_lock_irq(&j->lock);
+	j->next_seq += j->fill;
+	spin_unlock_irq(&j->lock);
+	j->fill = 0;
+	if (durable)
+		kc_journal_flushed(kd, j->next_seq);
+	return 0;
+}
+
+/* Makes room for a record. */
+static int kc_journal_reserve(struct kc_dev *kd)
+{
+	struct kc_journal *j = &kd->journal;
+	struct kc_disk_journal *dj;
+	u64 seq;
+	int r;
+
+	if (j->fill &&
+	    le32_to_cpu(kc_journal_block(j, j->fill - 1)->nr_records) <
+	    KC_RECORDS_PER_BLOCK)
+		return 0;
+	seq = j->next_seq + j->fill;
+	/* A write does not wrap. */
+	if (j->fill == KC_JOURNAL_BATCH ||
+	    (j->fill && !kc_mod64(seq, kd->layout.journal_blocks))) {
+		r = kc_journal_write(kd, false);
+		if (r)
+			return r;
+	}
+	if (seq - j->tail_seq >= kd->layout.journal_blocks) {
+		r = kc_journal_write(kd, false);
+		if (!r)
+			r = kc_writeback(kd, 0);
+		if (r)
+			return r;
+	}
+	dj = kc_journal_block(j, j->fill++);
+	memset(dj, 0, sizeof(*dj));
+	dj->seq = cpu_to_le64(seq);
+	return 0;
+}
+
+/* Logs changes of a map block until it or the journal block is done. */
+static bool kc_journal_log(struct kc_dev *kd, struct kc_mapblk *mb)
+{
+	struct kc_journal *j = &kd->journal;
+	struct kc_disk_journal *dj = kc_journal_block(j, j->fill - 1);
+	u32 nr = le32_to_cpu(dj->nr_records);
+	u64 base = (u64)mb->index * KC_ENTRIES;
+	unsigned int i, n;
+	bool done;
+
+	spin_lock_irq(&mb->lock);
+	i = find_first_bit(mb->unlogged, KC_ENTRIES);
+	while (i < KC_ENTRIES && nr < KC_RECORDS_PER_BLOCK) {
+		struct kc_disk_record *record = &dj->records[nr++];
+
+		for (n = 1; i + n < KC_ENTRIES && test_bit(i + n, mb->unlogged); n++)
+			if (mb->entries[i + n] != mb->entries[i])
+				break;
+		record->block = cpu_to_le64((base + i) |
+				(u64)KC_RECORD_MAP << KC_RECORD_TYPE_SHIFT);
+		record->count = cpu_to_le32(n);
+		record->slot = mb->entries[i];
+		bitmap_clear(mb->unlogged, i, n);
+		i = find_next_bit(mb->unlogged, KC_ENTRIES, i + n);
+	}
+	kc_mapblk_dirty(j, mb, le64_to_cpu(dj->seq));
+	done = i >= KC_ENTRIES;
+	if (done) {
+		list_del_init(&mb->log_list);
+		clear_bit(KC_MB_UNLOGGED, &mb->flags);
+	}
+	spin_unlock_irq(&mb->lock);
+	dj->nr_records = cpu_to_le32(nr);
+	return done;
+}
+
+static int kc_commit(struct kc_dev *kd, struct list_head *unlogged, bool durable)
+{
+	struct kc_journal *j = &kd->journal;
+	struct kc_mapblk *mb;
+	int r = 0;
+
+	if (list_empty(unlogged)) {
+		if (!durable || atomic64_read(&j->durable_seq) == j->next_seq)
+			return 0;
+		r = blkdev_issue_flush(kd->meta_bdev);
+		if (!r)
+			kc_journal_flushed(kd, j->next_seq);
+		return r;
+	}
+	if (READ_ONCE(kd->mode) != KC_RW)
+		return -EROFS;
+	if (j->clean)
+		r = kc_journal_anchor(kd, j->tail_seq, 0);
+	while (!r && !list_empty(unlogged)) {
+		r = kc_journal_reserve(kd);
+		if (r)
+			break;
+		mb = list_first_entry(unlogged, struct kc_mapblk, log_list);
+		kc_journal_log(kd, mb);
+	}
+	if (!r)
+		r = kc_journal_write(kd, durable);
+	j->fill = 0;
+	return r;
+}
+
+/* Ends a flush or a FUA write. */
+static void kc_journal_answer(struct kc_dev *kd, struct kc_io *io, int error)
+{
+	if (error) {
+		kc_io_end(io, BLK_STS_IOERR);
+	} else if (io->bio->bi_opf & REQ_PREFLUSH) {
+		io->seq = kd->journal.next_seq;
+		kc_flush_submit(io);
+	} else {
+		kc_io_end(io, BLK_STS_OK);
+	}
+}
+
+static void kc_journal_work(struct work_struct *work)
+{
+	struct kc_dev *kd = container_of(work, struct kc_dev, journal.work);
+	struct kc_journal *j = &kd->journal;
+	LIST_HEAD(unlogged);
+	LIST_HEAD(waiters);
+	LIST_HEAD(syncs);
+	struct kc_sync *sync, *stmp;
+	struct kc_io *io, *itmp;
+	bool durable, checkpoint, kicked;
+	unsigned int leave;
+	int r, w;
+
+	spin_lock_irq(&j->lock);
+	list_splice_init(&j->unlogged, &unlogged);
+	list_splice_init(&j->waiters, &waiters);
+	list_splice_init(&j->syncs, &syncs);
+	durable = j->timed || !list_empty(&syncs) || !kd->same_bdev;
+	kicked = j->kicked;
+	j->timed = false;
+	j->kicked = false;
+	j->committing = true;
+	spin_unlock_irq(&j->lock);
+
+	list_for_each_entry(io, &waiters, list)
+		if (!(io->bio->bi_opf & REQ_PREFLUSH))
+			durable = true;
+	r = kc_commit(kd, &unlogged, durable);
+
+	spin_lock_irq(&j->lock);
+	list_splice(&unlogged, &j->unlogged);	/* what could not be logged */
+	j->committing = false;
+	spin_unlock_irq(&j->lock);
+
+	list_for_each_entry_safe(io, itmp, &waiters, list) {
+		list_del_init(&io->list);
+		kc_journal_answer(kd, io, r);
+	}
+
+	checkpoint = false;
+	list_for_each_entry(sync, &syncs, list)
+		checkpoint |= sync->checkpoint;
+	leave = kd->keymap.max_blocks / 2;
+	if (j->next_seq - j->tail_seq > kd->layout.journal_blocks / 2)
+		leave = j->nr_dirty / 2;
+	if (kicked)
+		leave = min(leave, j->nr_dirty / 2);
+	w = kc_writeback(kd, checkpoint ? 0 : leave);
+	if (checkpoint && !r && !w && kd->mode == KC_RW && !j->clean)
+		w = kc_journal_anchor(kd, j->next_seq, KC_ANCHOR_CLEAN);
+	list_for_each_entry_safe(sync, stmp, &syncs, list) {
+		list_del_init(&sync->list);
+		sync->error = r ?: sync->checkpoint ? w : 0;
+		complete(&sync->done);
+	}
+}
+
+static void kc_journal_timer(struct work_struct *work)
+{
+	struct kc_dev *kd = container_of(to_delayed_work(work), struct kc_dev,
+					 journal.timer);
+	struct kc_journal *j = &kd->journal;
+
+	spin_lock_irq(&j->lock);
+	j->timed = true;
+	spin_unlock_irq(&j->lock);
+	queue_work(kd->journal_wq, &j->work);
+}
+
+/* ---- what others call ---- */
+
+/**
+ * kc_journal_note() - a map block has its first change not in the journal
+ * @kd:		the device
+ * @mb:		the map block, its lock held and KC_MB_UNLOGGED just set
+ *
+ * Any context.
+ */
+void kc_journal_note(struct kc_dev *kd, struct kc_mapblk *mb)
+{
+	struct kc_journal *j = &kd->journal;
+	unsigned long flags;
+
+	spin_lock_irqsave(&j->lock, flags);
+	list_add_tail(&mb->log_list, &j->unlogged);
+	spin_unlock_irqrestore(&j->lock, flags);
+	queue_delayed_work(kd->journal_wq, &j->timer, KC_COMMIT_INTERVAL);
+}
+
+/**
+ * kc_journal_idle() - is every change in the journal?
+ * @kd:		the device
+ *
+ * If so, a cache flush makes them durable.  Any context.
+ */
+bool kc_journal_idle(struct kc_dev *kd)
+{
+	struct kc_journal *j = &kd->journal;
+	unsigned long flags;
+	bool idle;
+
+	spin_lock_irqsave(&j->lock, flags);
+	idle = list_empty(&j->unlogged) && !j->committing &&
+	       (kd->same_bdev || atomic64_read(&j->durable_seq) == j->next_seq);
+	spin_unlock_irqrestore(&j->lock, flags);
+	return idle;
+}
+
+/**
+ * kc_journal_durable() - is every change durable?
+ * @kd:		the device
+ *
+ * Any context.
+ */
+bool kc_journal_durable(struct kc_dev *kd)
+{
+	struct kc_journal *j = &kd->journal;
+	unsigned long flags;
+	bool durable;
+
+	spin_lock_irqsave(&j->lock, flags);
+	durable = list_empty(&j->unlogged) && !j->committing &&
+		  atomic64_read(&j->durable_seq) == j->next_seq;
+	spin_unlock_irqrestore(&j->lock, flags);
+	return durable;
+}
+
+/**
+ * kc_journal_wait_io() - end a flush or FUA write when the map is durable
+ * @kd:		the device
+ * @io:		the flush, or the FUA write whose data is durable
+ *
+ * Any context.
+ */
+void kc_journal_wait_io(struct kc_dev *kd, struct kc_io *io)
+{
+	struct kc_journal *j = &kd->journal;
+	unsigned long flags;
+
+	spin_lock_irqsave(&j->lock, flags);
+	list_add_tail(&io->list, &j->waiters);
+	spin_unlock_irqrestore(&j->lock, flags);
+	queue_work(kd->journal_wq, &j->work);
+}
+
+/**
+ * kc_journal_flushed() - a cache flush of the metadata device has ended
+ * @kd:		the device
+ * @seq:	the journal's next_seq before it began
+ *
+ * Any context.
+ */
+void kc_journal_flushed(struct kc_dev *kd, u64 seq)
+{
+	struct kc_journal *j = &kd->journal;
+	s64 old = atomic64_read(&j->durable_seq);
+
+	while (old < (s64)seq &&
+	       !atomic64_try_cmpxchg(&j->durable_seq, &old, seq))
+		;
+}
+
+/**
+ * kc_journal_sync() - make the key map durable now
+ * @kd:		the device
+ * @checkpoint:	in place, with a clean journal
+ *
+ * Process context.  Return: 0 or a negative errno.
+ */
+int kc_journal_sync(struct kc_dev *kd, bool checkpoint)
+{
+	struct kc_journal *j = &kd->journal;
+	struct kc_sync sync = { .checkpoint = checkpoint };
+
+	init_completion(&sync.done);
+	spin_lock_irq(&j->lock);
+	list_add_tail(&sync.list, &j->syncs);
+	spin_unlock_irq(&j->lock);
+	queue_work(kd->journal_wq, &j->work);
+	wait_for_completion(&sync.done);
+	return sync.error;
+}
+
+/**
+ * kc_journal_kick() - the cache needs clean blocks
+ * @kd:		the device
+ *
+ * Any context.
+ */
+void kc_journal_kick(struct kc_dev *kd)
+{
+	struct kc_journal *j = &kd->journal;
+	unsigned long flags;
+
+	spin_lock_irqsave(&j->lock, flags);
+	j->kicked = true;
+	spin_unlock_irqrestore(&j->lock, flags);
+	queue_work(kd->journal_wq, &j->work);
+}
+
+/* ---- recovery ---- */
+
+static int kc_replay_record(struct kc_dev *kd, const struct kc_disk_record *record,
+			    u64 seq)
+{
+	u64 word = le64_to_cpu(record->block);
+	u64 block = word & KC_RECORD_BLOCK_MASK;
+	u32 count = le32_to_cpu(record->count);
+	u16 slot = le16_to_cpu(record->slot);
+	struct kc_journal *j = &kd->journal;
+	struct kc_mapblk *mb;
+	unsigned int first, i, n;
+	u32 index;
+
+	if (word >> KC_RECORD_TYPE_SHIFT != KC_RECORD_MAP ||
+	    word & ~KC_RECORD_BLOCK_MASK & ~(0xffULL << KC_RECORD_TYPE_SHIFT) ||
+	    block >= kd->nr_blocks || !count || count > kd->nr_blocks - block ||
+	    slot >= kd->nr_slots || record->reserved) {
+		kc_error("journal block %llu has an impossible record", seq);
+		return -EINVAL;
+	}
+	while (count) {
+		index = kc_map_index(block, &first);
+		n = min(count, KC_ENTRIES - first);
+		mb = kc_mapblk_get(kd, index);
+		if (IS_ERR(mb)) {
+			kc_error("cannot load map block %u for recovery", index);
+			return PTR_ERR(mb);
+		}
+		spin_lock_irq(&mb->lock);
+		for (i = first; i < first + n; i++)
+			mb->entries[i] = cpu_to_le16(slot);
+		spin_unlock_irq(&mb->lock);
+		kc_mapblk_dirty(j, mb, seq);
+		kc_mapblk_put(kd, mb);
+		block += n;
+		count -= n;
+	}
+	/* Leave room in the cache; read-only it may grow. */
+	if (kd->mode == KC_RW && j->nr_dirty > kd->keymap.max_blocks / 2)
+		return kc_writeback(kd, 0);
+	return 0;
+}
+
+/* Reads the journal block @seq would be in.  Return: 1 if one is there. */
+static int kc_journal_read(struct kc_dev *kd, u64 seq)
+{
+	u64 area_block = kd->layout.journal +
+			 kc_mod64(seq, kd->layout.journal_blocks);
+	int r;
+
+	r = kc_meta_io(kd, REQ_OP_READ, area_block, kd->journal.buf, 1);
+	if (r) {
+		kc_error("cannot read journal block %llu", seq);
+		return r;
+	}
+	return kc_unseal(kd, KC_KIND_JOURNAL, area_block * KC_BLOCK_SECTORS,
+			 kd->journal.buf, KC_BLOCK_SIZE);
+}
+
+/**
+ * kc_journal_recover() - bring the key map up to date with the journal
+ * @kd:		the device, its map empty
+ *
+ * Reads the anchor, and the journal if that does not say it is clean.  A crash
+ * during recovery does no harm: the tail moves only at its end.  Process context.
+ * Return: 0 or a negative errno with an error said.
+ */
+int kc_journal_recover(struct kc_dev *kd)
+{
+	struct kc_journal *j = &kd->journal;
+	struct kc_disk_journal *dj = kc_journal_block(j, 0);
+	u64 tail, durable, seq, end;
+	u32 flags, i, nr;
+	int r;
+
+	r = kc_meta_read_anchor(kd, &tail, &durable, &flags);
+	if (r)
+		return r;
+	j->tail_seq = tail;
+	j->next_seq = durable;
+	atomic64_set(&j->durable_seq, durable);
+	j->clean = flags & KC_ANCHOR_CLEAN;
+	if (j->clean)
+		return 0;
+
+	j->recovering = true;
+	for (seq = tail; seq - tail < kd->layout.journal_blocks; seq++) {
+		r = kc_journal_read(kd, seq);
+		if (r < 0)
+			return r;
+		if (!r || le64_to_cpu(dj->seq) != seq)
+			break;
+		nr = le32_to_cpu(dj->nr_records);
+		if (nr > KC_RECORDS_PER_BLOCK) {
+			kc_error("journal block %llu has %u records, at most %zu fit",
+				 seq, nr, (size_t)KC_RECORDS_PER_BLOCK);
+			return -EINVAL;
+		}
+		durable = max(durable, le64_to_cpu(dj->durable));
+		for (i = 0; i < nr; i++) {
+			r = kc_replay_record(kd, &dj->records[i], seq);
+			if (r)
+				return r;
+		}
+		cond_resched();
+	}
+	/* What comes behind the end must be from before a crash. */
+	for (end = seq; seq - tail < kd->layout.journal_blocks; seq++) {
+		r = kc_journal_read(kd, seq);
+		if (r < 0)
+			return r;
+		if (r && le64_to_cpu(dj->seq) > end)
+			durable = max(durable, le64_to_cpu(dj->durable));
+		cond_resched();
+	}
+	if (end < durable) {
+		kc_error("journal block %llu is damaged: all up to %llu were durable",
+			 end, durable - 1);
+		return -EBADMSG;
+	}
+	if (kd->mode != KC_RW)
+		return 0;
+	/*
+	 * Blocks from before the crash may lie behind the end.  Skipping a round
+	 * makes sure that none of them can follow a new one.
+	 */
+	r = kc_writeback(kd, 0);
+	if (r) {
+		kc_error("cannot write the recovered key map");
+		return r;
+	}
+	j->next_seq = end + kd->layout.journal_blocks;
+	atomic64_set(&j->durable_seq, j->next_seq);
+	r = kc_journal_anchor(kd, j->next_seq, KC_ANCHOR_CLEAN);
+	if (r) {
+		kc_error("cannot write the journal anchor");
+		return r;
+	}
+	j->recovering = false;
+	DMINFO("%s: recovered the key map from %llu journal blocks",
+	       dm_device_name(kd->md), end - tail);
+	return 0;
+}
+
+/**
+ * kc_journal_init() - set up the journal
+ * @kd:		the device
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int kc_journal_init(struct kc_dev *kd)
+{
+	struct kc_journal *j = &kd->journal;
+
+	j->buf = vmalloc(KC_JOURNAL_BATCH * KC_BLOCK_SIZE);
+	j->snap = vmalloc(KC_WRITEBACK_BATCH * KC_BLOCK_SIZE);
+	INIT_WORK(&j->work, kc_journal_work);
+	INIT_DELAYED_WORK(&j->timer, kc_journal_timer);
+	return j->buf && j->snap ? 0 : -ENOMEM;
+}
+
+/**
+ * kc_journal_exit() - free the journal's memory
+ * @kd:		the device, its workqueue empty
+ */
+void kc_journal_exit(struct kc_dev *kd)
+{
+	vfree(kd->journal.buf);
+	vfree(kd->journal.snap);
+}

@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Messages: dmsetup message <dev> 0 ...
+ *
+ * A bad message changes nothing, and its one line in the log names the word
+ * that is wrong.
+ */
+
+#include <linux/ctype.h>
+#include <linux/slab.h>
+
+#include "dm-keyed-crypt.h"
+
+#define KC_MSG_ERR(t, fmt, ...) \
+	DMERR("%s: message: " fmt, dm_device_name((t)->kd->md), ##__VA_ARGS__)
+
+static struct kc_owner *kc_owner_find(struct kc_dev *kd, const char *name)
+{
+	u32 slot;
+
+	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++)
+		if (kd->owners[slot] && !strcmp(kd->owners[slot]->name, name))
+			return kd->owners[slot];
+	return NULL;
+}
+
+static bool kc_name_valid(const char *name)
+{
+	size_t n = strlen(name);
+
+	if (!n || n >= KC_NAME_SIZE)
+		return false;
+	for (; *name; name++)
+		if (!isascii(*name) || (!isalnum(*name) && !strchr("._-", *name)))
+			return false;
+	return true;
+}
+
+static int kc_check_ids(struct kc_target *t, struct kc_owner *owner,
+			const char *ids)
+{
+	const struct kc_owner *other;
+	const char *error;
+	u32 id;
+	int r;
+
+	r = kc_ids_parse(owner, ids, &error);
+	if (r) {
+		KC_MSG_ERR(t, "ids %.64s: %s", ids, error);
+		return r;
+	}
+	other = kc_ids_conflict(t->kd, owner, &id);
+	if (other) {
+		KC_MSG_ERR(t, "ids %.64s: %u is owner %s's", ids, id, other->name);
+		return -EEXIST;
+	}
+	return 0;
+}
+
+/* Does any slot have this check value? */
+static const char *kc_key_user(struct kc_dev *kd, const u8 check[KC_CHECK_SIZE])
+{
+	u32 slot;
+
+	if (!memcmp(kd->device.check, check, KC_CHECK_SIZE))
+		return "the device";
+	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++)
+		if (kd->owners[slot] &&
+		    !memcmp(kd->owners[slot]->check, check, KC_CHECK_SIZE))
+			return kd->owners[slot]->name;
+	return NULL;
+}
+
+/* owner add <name> <ids> <key> */
+static int kc_msg_add(struct kc_target *t, const char *name, const char *ids,
+		      const char *key)
+{
+	struct kc_dev *kd = t->kd;
+	struct kc_owner *owner;
+	const char *error, *user;
+	u32 slot;
+	int r;
+
+	if (!kc_name_valid(name)) {
+		KC_MSG_ERR(t, "name %.64s is not 1 to 31 of A-Za-z0-9._-", name);
+		return -EINVAL;
+	}
+	if (kc_owner_find(kd, name)) {
+		KC_MSG_ERR(t, "there is an owner %s already", name);
+		return -EEXIST;
+	}
+	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++)
+		if (!kd->owners[slot])
+			break;
+	if (slot == kd->nr_slots) {
+		KC_MSG_ERR(t, "no room for owner %s: all %u slots are in use", name,
+			   kd->nr_slots);
+		return -ENOSPC;
+	}
+	owner = kzalloc(sizeof(*owner), GFP_KERNEL);
+	if (!owner)
+		return -ENOMEM;
+	owner->slot = slot;
+	strscpy(owner->name, name, sizeof(owner->name));
+	r = kc_check_ids(t, owner, ids);
+	if (r)
+		goto free;
+	r = kc_keyref_parse(&owner->ref, key, &error);
+	if (r) {
+		KC_MSG_ERR(t, "owner %s: %s", name, error);
+		goto free;
+	}
+	r = kc_owner_check(kd, owner, owner->check);
+	if (r) {
+		if (r == -EKEYREJECTED)
+			error = "has another size";
+		else if (r == -EINVAL)
+			error = "is not one the cipher takes";
+		else
+			error = "not found";
+		KC_MSG_ERR(t, "key %s %s", key, error);
+		goto free;
+	}
+	user = kc_key_user(kd, owner->check);
+	if (user) {
+		KC_MSG_ERR(t, "key %s is %s's already", key, user);
+		r = -EEXIST;
+		goto free;
+	}
+	r = kc_meta_write_owner(kd, slot, owner);
+	if (r)
+		goto free;
+	kd->owners[slot] = owner;
+	kd->nr_owners++;
+	/* From here on the owner is there; at worst its key is locked. */
+	kc_owner_unlock(kd, owner, true);
+	r = kc_ids_update(kd);
+	if (r)
+		KC_MSG_ERR(t, "out of memory: owner %s is known when the table is loaded again",
+			   name);
+	return r;
+free:
+	key_put(owner->home);
+	kfree(owner);
+	return r;
+}
+
+/* owner ids <name> <ids> */
+static int kc_msg_ids(struct kc_target *t, struct kc_owner *owner, const char *ids)
+{
+	struct kc_dev *kd = t->kd;
+	struct kc_owner *new = kmemdup(owner, sizeof(*owner), GFP_KERNEL);
+	int r;
+
+	if (!new)
+		return -ENOMEM;
+	r = kc_check_ids(t, new, ids);
+	if (!r)
+		r = kc_meta_write_owner(kd, owner->slot, new);
+	if (!r) {
+		owner->nr_ids = new->nr_ids;
+		memcpy(owner->ids, new->ids, sizeof(owner->ids));
+		r = kc_ids_update(kd);
+	}
+	kfree(new);
+	return r;
+}
+
+static int kc_msg_unlock(struct kc_target *t, struct kc_owner *owner)
+{
+	int r = 0;
+
+	if (owner->state != KC_UNLOCKED) {
+		owner->wrong = 0;
+		r = kc_owner_unlock(t->kd, owner, true);
+	}
+	if (r)
+		KC_MSG_ERR(t, "owner %s: key :%u:%s:%s %s", owner->name,
+			   owner->ref.size, kc_key_type_name(owner->ref.type),
+			   owner->ref.desc,
+			   r == -EKEYREJECTED ? "is the wrong one" : "not found");
+	else
+		owner->held = false;
+	return r;
+}
+
+/* owner list */
+static int kc_msg_list(struct kc_target *t, char *result, unsigned int maxlen)
+{
+	struct kc_dev *kd = t->kd;
+	unsigned int sz = 0;
+	char *ids;
+	u64 *counts;
+	u32 slot;
+	int r;
+
+	ids = kmalloc(PAGE_SIZE, GFP_KERNEL);
+	counts = kvcalloc(kd->nr_slots, sizeof(*counts), GFP_KERNEL);
+	r = ids && counts ? kc_keymap_count(kd, counts) : -ENOMEM;
+	if (r) {
+		KC_MSG_ERR(t, "owner list: cannot read the key map: %d", r);
+		goto out;
+	}
+	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++) {
+		struct kc_owner *owner = kd->owners[slot];
+
+		if (!owner)
+			continue;
+		kc_ids_print(owner, ids, PAGE_SIZE);
+		DMEMIT("%s%s %u %s %s :%u:%s:%s %llu", sz ? "\n" : "", owner->name,
+		       slot, kc_lock_state_name(owner->state), ids,
+		       owner->ref.size, kc_key_type_name(owner->ref.type),
+		       owner->ref.desc, counts[slot]);
+	}
+	r = 1;
+out:
+	kvfree(counts);
+	kfree(ids);
+	return r;
+}
+
+static int kc_msg_owner(struct kc_target *t, unsigned int argc, char **argv,
+			char *result, unsigned int maxlen)
+{
+	static const struct {
+		const char *verb;
+		unsigned int argc;
+		const char *usage;
+	} verbs[] = {
+		{ "add", 5, "owner add <name> <ids> <key>" },
+		{ "ids", 4, "owner ids <name> <ids>" },
+		{ "lock", 3, "owner lock <name>" },
+		{ "unlock", 3, "owner unlock <name>" },
+		{ "list", 2, "owner list" },
+	};
+	struct kc_owner *owner = NULL;
+	unsigned int i;
+
+	for (i = 0; argc > 1 && i < ARRAY_SIZE(verbs); i++)
+		if (!strcmp(argv[1], verbs[i].verb))
+			break;
+	if (argc < 2 || i == ARRAY_SIZE(verbs)) {
+		KC_MSG_ERR(t, "owner %.64s: not one of add, ids, lock, unlock, list",
+			   argc < 2 ? "" : argv[1]);
+		return -EINVAL;
+	}
+	if (argc != verbs[i].argc) {
+		KC_MSG_ERR(t, "%u words, expected %u: %s", argc, verbs[i].argc,
+			   verbs[i].usage);
+		return -EINVAL;
+	}
+	if (!strcmp(argv[1], "add"))
+		return kc_msg_add(t, argv[2], argv[3], argv[4]);
+	if (!strcmp(argv[1], "list"))
+		return kc_msg_list(t, result, maxlen);
+
+	owner = kc_owner_find(t->kd, argv[2]);
+	if (!owner) {
+		KC_MSG_ERR(t, "there is no owner %.64s", argv[2]);
+		return -ENOENT;
+	}
+	if (!strcmp(argv[1], "ids"))
+		return kc_msg_ids(t, owner, argv[3]);
+	if (!strcmp(argv[1], "unlock"))
+		return kc_msg_unlock(t, owner);
+	owner->held = true;
+	kc_owner_lock(t->kd, owner);
+	return 0;
+}
+
+/* map <block> <count> */
+static int kc_msg_map(struct kc_target *t, unsigned int argc, char **argv,
+		      char *result, unsigned int maxlen)
+{
+	struct kc_dev *kd = t->kd;
+	u64 block, count, start, run = 0;
+	unsigned int first, n, sz = 0;
+	struct kc_mapblk *mb;
+	u16 slot, last = 0;
+
+	if (argc != 3) {
+		KC_MSG_ERR(t, "%u words, expected 3: map <block> <count>", argc);
+		return -EINVAL;
+	}
+	if (kstrtou64(argv[1], 10, &block) || block >= kd->nr_blocks) {
+		KC_MSG_ERR(t, "map: block %.24s is not a number below %llu", argv[1],
+			   kd->nr_blocks);
+		return -EINVAL;
+	}
+	if (kstrtou64(argv[2], 10, &count) || !count ||
+	    count > kd->nr_blocks - block) {
+		KC_MSG_ERR(t, "map: count %.24s is not a number from 1 to %llu",
+			   argv[2], kd->nr_blocks - block);
+		return -EINVAL;
+	}
+	start = block;
+	while (count && sz < maxlen) {
+		mb = kc_mapblk_get(kd, kc_map_index(block, &first));
+		if (IS_ERR(mb)) {
+			KC_MSG_ERR(t, "map: cannot read the key map at block %llu",
+				   block);
+			return PTR_ERR(mb);
+		}
+		n = kc_mapblk_run(mb, first, min_t(u64, count, KC_ENTRIES - first),
+				  &slot);
+		kc_mapblk_put(kd, mb);
+		if (run && slot != last) {
+			DMEMIT("%s%llu %llu %u", sz ? "\n" : "", start, run, last);
+			start = block;
+			run = 0;
+		}
+		last = slot;
+		run += n;
+		block += n;
+		count -= n;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+	DMEMIT("%s%llu %llu %u", sz ? "\n" : "", start, run, last);
+	return 1;
+}
+
+/**
+ * kc_message() - a message
+ * @t:		the target
+ * @argc:	number of words
+ * @argv:	the words
+ * @result:	for a reply
+ * @maxlen:	its size in bytes
+ *
+ * Process context of the sender.  Return: 0, 1 with a reply, or a negative
+ * errno with the reason in the log.
+ */
+int kc_message(struct kc_target *t, unsigned int argc, char **argv,
+	       char *result, unsigned int maxlen)
+{
+	struct kc_dev *kd = t->kd;
+	int r = -EINVAL;
+
+	if (!kc_keyslot_valid(kd, KC_SLOT_DEVICE)) {
+		KC_MSG_ERR(t, "%.64s: the device key is gone", argv[0]);
+		return -ENOKEY;
+	}
+	if (!strcmp(argv[0], "owner")) {
+		mutex_lock(&kd->lock);
+		r = kc_msg_owner(t, argc, argv, result, maxlen);
+		mutex_unlock(&kd->lock);
+	} else if (!strcmp(argv[0], "map")) {
+		r = kc_msg_map(t, argc, argv, result, maxlen);
+	} else if (strcmp(argv[0], "commit")) {
+		KC_MSG_ERR(t, "%.64s: not one of owner, map, commit", argv[0]);
+	} else if (argc != 1) {
+		KC_MSG_ERR(t, "%u words, expected 1: commit", argc);
+	} else {
+		r = kc_journal_sync(kd, false);
+		if (r)
+			KC_MSG_ERR(t, "commit failed: %d", r);
+	}
+	return r;
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Key derivation and sealing.
+ *
+ * All keys of the format come from the device key by HKDF-SHA-512 (RFC 5869)
+ * with the superblock's salt; a key's check value is derived the same way, so
+ * it says nothing about the key and equal keys have equal check values.  Metadata
+ * is sealed with XChaCha20-Poly1305: its 192-bit nonces may be random without
+ * counting writes, and it is as fast without AES instructions.
+ */
+
+#include <linux/random.h>
+#include <crypto/chacha20poly1305.h>
+
+#include "dm-keyed-crypt.h"
+
+#define KC_HMAC_SIZE	64
+
+/**
+ * kc_kdf_init() - HKDF extract
+ * @kdf:	result, to be ended with kc_kdf_exit()
+ * @salt:	the superblock's salt
+ * @key:	input key material
+ * @key_size:	its size in bytes
+ *
+ * May sleep.  Return: 0 or a negative errno.
+ */
+int kc_kdf_init(struct kc_kdf *kdf, const u8 salt[KC_SALT_SIZE],
+		const u8 *key, unsigned int key_size)
+{
+	u8 prk[KC_HMAC_SIZE];
+	int r;
+
+	kdf->hmac = crypto_alloc_shash("hmac(sha512)", 0, 0);
+	if (IS_ERR(kdf->hmac)) {
+		r = PTR_ERR(kdf->hmac);
+		kdf->hmac = NULL;
+		return r;
+	}
+	r = crypto_shash_setkey(kdf->hmac, salt, KC_SALT_SIZE);
+	if (!r)
+		r = crypto_shash_tfm_digest(kdf->hmac, key, key_size, prk);
+	if (!r)
+		r = crypto_shash_setkey(kdf->hmac, prk, sizeof(prk));
+	memzero_explicit(prk, sizeof(prk));
+	if (r)
+		kc_kdf_exit(kdf);
+	return r;
+}
+
+/**
+ * kc_kdf_expand() - HKDF expand, one block
+ * @kdf:	from kc_kdf_init()
+ * @context:	what the result is for
+ * @uuid:	the superblock's UUID
+ * @out:	result
+ * @out_size:	its size in bytes, at most KC_HMAC_SIZE
+ *
+ * May sleep.  Return: 0 or a negative errno.
+ */
+int kc_kdf_expand(struct kc_kdf *kdf, enum kc_kdf_context context,
+		  const u8 uuid[KC_UUID_SIZE], u8 *out, unsigned int out_size)
+{
+	struct {
+		char label[14];
+		u8 context;
+		u8 uuid[KC_UUID_SIZE];
+		u8 counter;
+	} __packed info;
+	u8 okm[KC_HMAC_SIZE];
+	int r;
+
+	memcpy(info.label, KC_MAGIC, sizeof(info.label));
+	info.context = context;
+	memcpy(info.uuid, uuid, sizeof(info.uuid));
+	info.counter = 1;
+	r = crypto_shash_tfm_digest(kdf->hmac, (u8 *)&info, sizeof(info), okm);
+	if (!r)
+		memcpy(out, okm, out_size);
+	memzero_explicit(okm, sizeof(okm));
+	return r;
+}
+
+/**
+ * kc_kdf_exit() - wipe the pseudorandom key
+ * @kdf:	from kc_kdf_init()
+ *
+ * May sleep.
+ */
+void kc_kdf_exit(struct kc_kdf *kdf)
+{
+	crypto_free_shash(kdf->hmac);
+	kdf->hmac = NULL;
+}
+
+/**
+ * kc_mac() - HMAC-SHA-512, truncated to KC_MAC_SIZE
+ * @key:	the key
+ * @key_size:	its size in bytes
+ * @data:	what to authenticate
+ * @size:	its size in bytes
+ * @mac:	result
+ *
+ * May sleep.  Return: 0 or a negative errno.
+ */
+int kc_mac(const u8 *key, unsigned int key_size, const void *data,
+	   unsigned int size, u8 mac[KC_MAC_SIZE])
+{
+	struct crypto_shash *hmac = crypto_alloc_shash("hmac(sha512)", 0, 0);
+	u8 digest[KC_HMAC_SIZE];
+	int r;
+
+	if (IS_ERR(hmac))
+		return PTR_ERR(hmac);
+	r = crypto_shash_setkey(hmac, key, key_size);
+	if (!r)
+		r = crypto_shash_tfm_digest(hmac, data, size, digest);
+	if (!r)
+		memcpy(mac, digest, KC_MAC_SIZE);
+	crypto_free_shash(hmac);
+	return r;
+}
+
+static void kc_nonce(u8 nonce[XCHACHA20POLY1305_NONCE_SIZE], const u8 *unit,
+		     u64 area_sector)
+{
+	memcpy(nonce, unit, KC_NONCE_SIZE);
+	put_unaligned_le64(area_sector, nonce + KC_NONCE_SIZE);
+}
+
+/**
+ * kc_seal() - encrypt and authenticate a unit in place
+ * @kd:		has the sealing key
+ * @kind:	what it is
+ * @area_sector: where it goes: sectors from the start of the metadata area
+ * @unit:	the payload lies KC_NONCE_SIZE bytes behind its start
+ * @size:	of the unit in bytes, KC_SEAL_OVERHEAD more than the payload
+ *
+ * Process context.
+ */
+void kc_seal(struct kc_dev *kd, enum kc_kind kind, u64 area_sector, u8 *unit,
+	     unsigned int size)
+{
+	u8 nonce[XCHACHA20POLY1305_NONCE_SIZE];
+	__le32 ad = cpu_to_le32(kind);
+	u8 *payload = unit + KC_NONCE_SIZE;
+
+	get_random_bytes(unit, KC_NONCE_SIZE);
+	kc_nonce(nonce, unit, area_sector);
+	xchacha20poly1305_encrypt(payload, payload, size - KC_SEAL_OVERHEAD,
+				  (u8 *)&ad, sizeof(ad), nonce, kd->seal_key);
+}
+
+/**
+ * kc_unseal() - check and decrypt a unit in place
+ * @kd:		has the sealing key
+ * @kind:	what it must be
+ * @area_sector: where it was read
+ * @unit:	the unit
+ * @size:	of the unit in bytes
+ *
+ * Process context.  Return: false if it is not what was sealed there.
+ */
+bool kc_unseal(struct kc_dev *kd, enum kc_kind kind, u64 area_sector, u8 *unit,
+	       unsigned int size)
+{
+	u8 nonce[XCHACHA20POLY1305_NONCE_SIZE];
+	__le32 ad = cpu_to_le32(kind);
+	u8 *payload = unit + KC_NONCE_SIZE;
+
+	kc_nonce(nonce, unit, area_sector);
+	return xchacha20poly1305_decrypt(payload, payload, size - KC_NONCE_SIZE,
+					 (u8 *)&ad, sizeof(ad), nonce,
+					 kd->seal_key);
+}
+
+/**
+ * kc_seal_block() - seal the units of an area block in place
+ * @kd:		has the sealing key
+ * @kind:	what it is
+ * @area_block:	where it goes
+ * @block:	KC_UNITS units
+ *
+ * Process context.
+ */
+void kc_seal_block(struct kc_dev *kd, enum kc_kind kind, u64 area_block,
+		   u8 *block)
+{
+	unsigned int i;
+
+	for (i = 0; i < KC_UNITS; i++)
+		kc_seal(kd, kind, area_block * KC_BLOCK_SECTORS + i,
+			block + i * KC_UNIT_SIZE, KC_UNIT_SIZE);
+}
+
+/**
+ * kc_unseal_block() - check and decrypt the units of an area block in place
+ * @kd:		has the sealing key
+ * @kind:	what it must be
+ * @area_block:	where it was read
+ * @block:	KC_UNITS units
+ *
+ * Process context.  Return: 0 or -EBADMSG.
+ */
+int kc_unseal_block(struct kc_dev *kd, enum kc_kind kind, u64 area_block,
+		    u8 *block)
+{
+	unsigned int i;
+
+	for (i = 0; i < KC_UNITS; i++)
+		if (!kc_unseal(kd, kind, area_block * KC_BLOCK_SECTORS + i,
+			       block + i * KC_UNIT_SIZE, KC_UNIT_SIZE))
+			return -EBADMSG;
+	return 0;
+}
