@@ -319,12 +319,20 @@ static void kc_read_end(struct kc_io *io)
 	kc_io_end(io, io->status);
 }
 
+static void kc_write_work(struct work_struct *work)
+{
+	kc_write_submit(container_of(work, struct kc_io, work));
+}
+
+/* The last request of an asynchronous driver is done; any context. */
 static void kc_convert_finish(struct kc_io *io)
 {
-	if (bio_data_dir(io->bio) == WRITE)
-		kc_write_submit(io);
-	else
+	if (bio_data_dir(io->bio) == WRITE) {
+		INIT_WORK(&io->work, kc_write_work);
+		queue_work(io->t->kd->crypt_wq, &io->work);
+	} else {
 		kc_read_end(io);
+	}
 }
 
 /*

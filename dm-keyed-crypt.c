@@ -15,7 +15,7 @@
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
-/* Default of meta_cache:, in MiB; it holds the map of 3.4 GiB. */
+/* Default of meta_cache:, in MiB; with 4096-byte blocks the map of 6 GiB. */
 #define KC_META_CACHE_DEFAULT	4
 #define KC_META_CACHE_MAX	65536
 
@@ -282,6 +282,7 @@ static int kc_map(struct dm_target *ti, struct bio *bio)
 	sector_t sector = dm_target_offset(ti, bio->bi_iter.bi_sector);
 	unsigned int mask = (1U << kd->block_shift) - 1;
 	unsigned int nr;
+	u32 index;
 	u16 slot;
 
 	io->t = t;
@@ -307,9 +308,12 @@ static int kc_map(struct dm_target *ti, struct bio *bio)
 		return DM_MAPIO_KILL;
 
 	io->block = sector >> kd->block_shift;
-	kc_map_index(io->block, &io->first);
+	index = kc_map_index(io->block, &io->first);
 	nr = min_t(unsigned int, bio_sectors(bio) >> kd->block_shift,
 		   KC_ENTRIES - io->first);
+	/* What is not taken is taken off before the bio may be parked. */
+	if (bio_op(bio) == REQ_OP_READ && nr << kd->block_shift < bio_sectors(bio))
+		dm_accept_partial_bio(bio, nr << kd->block_shift);
 	io->nr = nr;
 	if (unlikely(!kc_keyslot_valid(kd, KC_SLOT_DEVICE))) {
 		kc_count_locked(io, KC_SLOT_DEVICE);
@@ -318,18 +322,17 @@ static int kc_map(struct dm_target *ti, struct bio *bio)
 
 	switch (bio_op(bio)) {
 	case REQ_OP_READ:
-		io->mb = kc_mapblk_get_fast(kd, kc_map_index(io->block, &io->first));
-		if (io->mb && kc_mapblk_claim_read(io) == KC_CLAIM_OWN)
-			nr = kc_mapblk_run(io->mb, io->first, nr, &slot);
-		else if (io->mb)
-			return DM_MAPIO_SUBMITTED;	/* parked */
-		if (nr << kd->block_shift < bio_sectors(bio))
-			dm_accept_partial_bio(bio, nr << kd->block_shift);
-		io->nr = nr;
+		io->mb = kc_mapblk_get_fast(kd, index);
 		if (!io->mb) {
 			kc_io_queue(io);
 			return DM_MAPIO_SUBMITTED;
 		}
+		if (kc_mapblk_claim_read(io) == KC_CLAIM_PARKED)
+			return DM_MAPIO_SUBMITTED;
+		nr = kc_mapblk_run(io->mb, io->first, nr, &slot);
+		if (nr < io->nr)
+			dm_accept_partial_bio(bio, nr << kd->block_shift);
+		io->nr = nr;
 		return kc_read_go(io, slot) ? DM_MAPIO_REMAPPED : DM_MAPIO_SUBMITTED;
 
 	case REQ_OP_WRITE:
@@ -382,7 +385,10 @@ static void kc_dev_free(struct kc_dev *kd)
 	kc_meta_exit(kd);
 	if (kd->dm_io)
 		dm_io_client_destroy(kd->dm_io);
+	mempool_exit(&kd->load_pool);
+	free_page((unsigned long)kd->meta_buf);
 	mutex_destroy(&kd->keymap.lock);
+	mutex_destroy(&kd->event_lock);
 	mutex_destroy(&kd->lock);
 	kfree(kd);
 }
@@ -398,6 +404,7 @@ static struct kc_dev *kc_dev_alloc(struct dm_target *ti, struct block_device *bd
 	kd->meta_bdev = bdev;
 	INIT_LIST_HEAD(&kd->list);
 	mutex_init(&kd->lock);
+	mutex_init(&kd->event_lock);
 	init_waitqueue_head(&kd->wait_ref);
 	INIT_DELAYED_WORK(&kd->watch, kc_keys_watch);
 	mutex_init(&kd->keymap.lock);
@@ -413,6 +420,9 @@ static struct kc_dev *kc_dev_alloc(struct dm_target *ti, struct block_device *bd
 		kd->dm_io = NULL;
 		goto free;
 	}
+	kd->meta_buf = (u8 *)__get_free_page(GFP_KERNEL);
+	if (!kd->meta_buf || mempool_init_page_pool(&kd->load_pool, 2, 0))
+		goto free;
 	kd->slow_wq = alloc_workqueue("kc_slow/%s", WQ_MEM_RECLAIM | WQ_UNBOUND,
 				      0, dm_device_name(kd->md));
 	kd->crypt_wq = alloc_workqueue("kc_crypt/%s", WQ_MEM_RECLAIM | WQ_CPU_INTENSIVE,
@@ -427,11 +437,12 @@ free:
 	return NULL;
 }
 
-/* Map blocks for so many MiB; each has its entries and bitmaps. */
+/* Map blocks for so many MiB, in what kmalloc() makes of their sizes. */
 static unsigned int kc_cache_blocks(unsigned int mib)
 {
 	return div_u64((u64)mib << 20,
-		       sizeof(struct kc_mapblk) + KC_ENTRIES * sizeof(__le16));
+		       roundup_pow_of_two(sizeof(struct kc_mapblk)) +
+		       roundup_pow_of_two(KC_ENTRIES * sizeof(__le16)));
 }
 
 /* Opens a metadata area nobody has open. */
@@ -659,7 +670,10 @@ static void kc_dtr(struct dm_target *ti)
 
 	if (t->kd) {
 		mutex_lock(&kc_devs_lock);
-		cmpxchg(&t->kd->table, ti->table, NULL);
+		mutex_lock(&t->kd->event_lock);
+		if (t->kd->table == ti->table)
+			t->kd->table = NULL;
+		mutex_unlock(&t->kd->event_lock);
 		if (t->kd->loading == ti->table)
 			t->kd->loading = NULL;
 		kc_dev_put(t->kd);
@@ -817,7 +831,9 @@ static int kc_preresume(struct dm_target *ti)
 	struct key *old;
 	u32 slot;
 
-	WRITE_ONCE(kd->table, ti->table);
+	mutex_lock(&kd->event_lock);
+	kd->table = ti->table;
+	mutex_unlock(&kd->event_lock);
 	kc_keymap_resize(kd, kc_cache_blocks(t->meta_cache));
 	mutex_lock(&kd->lock);
 	old = kd->keyring;

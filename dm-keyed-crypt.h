@@ -386,7 +386,7 @@ bool kc_keymap_forget(struct kc_dev *kd);
  * @durable_seq: all blocks before it are on stable storage
  * @clean:	the anchor on disk says clean
  * @kicked:	the cache needs clean blocks
- * @recovering:	the journal is being read: its tail must stay
+ * @recovering:	not recovered yet: nothing but the map may be written
  * @buf:	KC_JOURNAL_BATCH area blocks
  * @fill:	area blocks of @buf in use, the last one perhaps in part
  * @snap:	KC_WRITEBACK_BATCH area blocks
@@ -438,12 +438,15 @@ enum kc_mode {
  * @list:	in the list of all devices
  * @refs:	tables that use it, old and new ones
  * @md:		the mapped device it belongs to
+ * @event_lock:	protects @table
  * @table:	the live table, for events; NULL while there is none
  * @loading:	the table that took the last reference; not dereferenced
  * @meta_bdev:	where the metadata area is
  * @meta_start:	and its first sector
  * @same_bdev:	data and metadata share a device, and so a cache flush
  * @dm_io:	for metadata I/O
+ * @meta_buf:	an area block for the journal worker's metadata writes
+ * @load_pool:	area blocks for reading map blocks
  * @layout:	of the metadata area
  * @sector_size: in bytes
  * @block_shift: log2 of @sector_size in sectors
@@ -486,12 +489,15 @@ struct kc_dev {
 	struct list_head list;
 	unsigned int refs;
 	struct mapped_device *md;
+	struct mutex event_lock;
 	struct dm_table *table;
 	struct dm_table *loading;
 	struct block_device *meta_bdev;
 	sector_t meta_start;
 	bool same_bdev;
 	struct dm_io_client *dm_io;
+	u8 *meta_buf;
+	mempool_t load_pool;
 	struct kc_layout layout;
 
 	unsigned int sector_size;

@@ -661,10 +661,10 @@ int kc_journal_recover(struct kc_dev *kd)
 	j->next_seq = durable;
 	atomic64_set(&j->durable_seq, durable);
 	j->clean = flags & KC_ANCHOR_CLEAN;
-	if (j->clean)
+	if (j->clean) {
+		j->recovering = false;
 		return 0;
-
-	j->recovering = true;
+	}
 	for (seq = tail; seq - tail < kd->layout.journal_blocks; seq++) {
 		r = kc_journal_read(kd, seq);
 		if (r < 0)
@@ -735,6 +735,7 @@ int kc_journal_init(struct kc_dev *kd)
 
 	j->buf = vmalloc(KC_JOURNAL_BATCH * KC_BLOCK_SIZE);
 	j->snap = vmalloc(KC_WRITEBACK_BATCH * KC_BLOCK_SIZE);
+	j->recovering = true;
 	INIT_WORK(&j->work, kc_journal_work);
 	INIT_DELAYED_WORK(&j->timer, kc_journal_timer);
 	return j->buf && j->snap ? 0 : -ENOMEM;

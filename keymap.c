@@ -279,12 +279,9 @@ struct kc_mapblk *kc_mapblk_get(struct kc_dev *kd, u32 index)
 	struct kc_keymap *map = &kd->keymap;
 	struct kc_mapblk *mb;
 	DEFINE_WAIT(wait);
-	u8 *buf;
+	struct page *page;
 	int r;
 
-	buf = (u8 *)__get_free_page(GFP_NOIO);
-	if (!buf)
-		return ERR_PTR(-ENOMEM);
 again:
 	mutex_lock(&map->lock);
 	mb = kc_mapblk_find(map, index);
@@ -298,7 +295,7 @@ again:
 		if (READ_ONCE(mb->index) == index &&
 		    test_bit(KC_MB_VALID, &mb->flags)) {
 			set_bit(KC_MB_REFERENCED, &mb->flags);
-			goto out;
+			return mb;
 		}
 		/* Loading failed, or it was evicted before we got hold of it. */
 		kc_mapblk_put_io(kd, mb);
@@ -306,8 +303,7 @@ again:
 	}
 	if (!kd->sealed_ok) {
 		mutex_unlock(&map->lock);
-		mb = ERR_PTR(-ENOKEY);
-		goto out;
+		return ERR_PTR(-ENOKEY);
 	}
 	mb = kc_mapblk_take(kd);
 	if (!mb) {
@@ -317,10 +313,8 @@ again:
 		kc_journal_kick(kd);
 		schedule_timeout(HZ / 10);
 		finish_wait(&map->wait, &wait);
-		if (READ_ONCE(kd->mode) == KC_FAILED) {
-			mb = ERR_PTR(-EIO);
-			goto out;
-		}
+		if (READ_ONCE(kd->mode) == KC_FAILED)
+			return ERR_PTR(-EIO);
 		goto again;
 	}
 	atomic_inc(&mb->pins);
@@ -329,7 +323,9 @@ again:
 	hlist_add_head_rcu(&mb->hash, kc_bucket(map, index));
 	mutex_unlock(&map->lock);
 
-	r = kc_mapblk_load(kd, mb, buf);
+	page = mempool_alloc(&kd->load_pool, GFP_NOIO);
+	r = kc_mapblk_load(kd, mb, page_address(page));
+	mempool_free(page, &kd->load_pool);
 
 	mutex_lock(&map->lock);
 	if (r) {
@@ -347,11 +343,7 @@ again:
 	mutex_unlock(&map->lock);
 	atomic_dec(&mb->pins);
 	wake_up_all(&map->wait);
-	if (r)
-		mb = ERR_PTR(r);
-out:
-	free_page((unsigned long)buf);
-	return mb;
+	return r ? ERR_PTR(r) : mb;
 }
 
 /* ---- entries ---- */

@@ -64,15 +64,14 @@ int kc_meta_io(struct kc_dev *kd, blk_opf_t opf, u64 area_block, void *buf,
  */
 void kc_meta_fail(struct kc_dev *kd, const char *what, int error)
 {
-	struct dm_table *table;
-
 	if (cmpxchg(&kd->mode, KC_RW, KC_FAILED) != KC_RW)
 		return;
 	DMERR("%s: writing the %s failed (%d): the key map cannot change until the table is loaded again",
 	      dm_device_name(kd->md), what, error);
-	table = READ_ONCE(kd->table);
-	if (table)
-		dm_table_event(table);
+	mutex_lock(&kd->event_lock);
+	if (kd->table)
+		dm_table_event(kd->table);
+	mutex_unlock(&kd->event_lock);
 }
 
 /* ---- superblock ---- */
@@ -633,24 +632,19 @@ out:
  * @durable:	all before it are durable
  * @flags:	KC_ANCHOR_*
  *
- * Process context.  Return: 0 or a negative errno.
+ * Journal worker, or while there is none.  Return: 0 or a negative errno.
  */
 int kc_meta_write_anchor(struct kc_dev *kd, u64 tail, u64 durable, u32 flags)
 {
-	struct kc_disk_anchor *da;
-	u8 *buf = (u8 *)__get_free_page(GFP_NOIO | __GFP_ZERO);
-	int r;
+	u8 *buf = kd->meta_buf;
+	struct kc_disk_anchor *da = (void *)(buf + KC_NONCE_SIZE);
 
-	if (!buf)
-		return -ENOMEM;
-	da = (void *)(buf + KC_NONCE_SIZE);
+	memset(buf, 0, KC_BLOCK_SIZE);
 	da->tail = cpu_to_le64(tail);
 	da->durable = cpu_to_le64(durable);
 	da->flags = cpu_to_le32(flags);
 	kc_seal_block(kd, KC_KIND_ANCHOR, kd->layout.anchor, buf);
-	r = kc_meta_io(kd, REQ_OP_WRITE | REQ_FUA, kd->layout.anchor, buf, 1);
-	free_page((unsigned long)buf);
-	return r;
+	return kc_meta_io(kd, REQ_OP_WRITE | REQ_FUA, kd->layout.anchor, buf, 1);
 }
 
 /* ---- map state ---- */
@@ -737,17 +731,13 @@ void kc_meta_set_state(struct kc_dev *kd, u32 map_block)
 int kc_meta_write_state(struct kc_dev *kd)
 {
 	u32 unit, block, u;
-	u8 *buf = NULL;
-	int r = 0;
+	u8 *buf = kd->meta_buf;
+	int r;
 
 	for (;;) {
 		unit = find_first_bit(kd->state_dirty, kc_state_units(kd));
 		if (unit >= kc_state_units(kd))
-			break;
-		if (!buf)
-			buf = (u8 *)__get_free_page(GFP_NOIO);
-		if (!buf)
-			return -ENOMEM;
+			return 0;
 		block = unit / KC_UNITS;
 		for (u = 0; u < KC_UNITS; u++)
 			memcpy(buf + u * KC_UNIT_SIZE + KC_NONCE_SIZE,
@@ -758,11 +748,9 @@ int kc_meta_write_state(struct kc_dev *kd)
 		r = kc_meta_io(kd, REQ_OP_WRITE | REQ_FUA,
 			       kd->layout.state + block, buf, 1);
 		if (r)
-			break;
+			return r;
 		bitmap_clear(kd->state_dirty, block * KC_UNITS, KC_UNITS);
 	}
-	free_page((unsigned long)buf);
-	return r;
 }
 
 /**

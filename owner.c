@@ -31,12 +31,10 @@
 
 /**
  * struct kc_ids - which slot an id's writes go under
- * @rcu:	to free it
  * @nr:		number of ranges
  * @range:	sorted, disjoint
  */
 struct kc_ids {
-	struct rcu_head rcu;
 	unsigned int nr;
 	struct kc_id_slot {
 		u32 first;
