@@ -13,6 +13,7 @@
 
 #include <linux/highmem.h>
 #include <linux/slab.h>
+#include <linux/xxhash.h>
 #include <asm/simd.h>
 #include <crypto/internal/simd.h>
 
@@ -227,6 +228,8 @@ static void kc_write_end(struct kc_io *io)
 		fua = READ_ONCE(io->mb->flags) & not_in_place;
 	if (io->change)
 		kc_mapblk_end_change(io, !io->status);
+	if (io->intent && atomic_dec_and_test(&kd->journal.live))
+		wake_up_all(&kd->keymap.wait);
 	kc_io_release(io);
 	if (fua && !kc_journal_durable(kd))
 		kc_journal_wait_io(kd, io);
@@ -282,17 +285,45 @@ static struct bio *kc_alloc_clone(struct kc_io *io)
 	return io->clone;
 }
 
-static void kc_write_submit(struct kc_io *io)
+/**
+ * kc_crypt_write_go() - send an encrypted write to the disk
+ * @io:		the write
+ * @status:	or end it with this error
+ *
+ * Process context.
+ */
+void kc_crypt_write_go(struct kc_io *io, blk_status_t status)
 {
 	struct kc_dev *kd = io->t->kd;
 
-	if (unlikely(io->status)) {
+	if (unlikely(status)) {
+		io->status = status;
 		kc_free_clone(io);
 		kc_write_end(io);
 		return;
 	}
 	io->clone->bi_iter.bi_sector = io->t->start + (io->block << kd->block_shift);
 	dm_submit_bio_remap(io->base, io->clone);
+}
+
+/**
+ * kc_crypt_sum() - checksum of a block of ciphertext, for an intent
+ * @kd:		the device
+ * @block:	kd->sector_size bytes
+ *
+ * Any context.
+ */
+u64 kc_crypt_sum(struct kc_dev *kd, const void *block)
+{
+	return xxh64(block, kd->sector_size, kd->intent_seed);
+}
+
+static void kc_write_submit(struct kc_io *io)
+{
+	if (io->reassign && !io->t->lazy && !io->status)
+		kc_journal_intent(io->t->kd, io);
+	else
+		kc_crypt_write_go(io, io->status);
 }
 
 /**

@@ -109,6 +109,7 @@ static void kc_change_start(struct kc_io *io, bool may_wait)
 	u32 index = kc_map_index(io->block, &io->first);
 
 	io->change = false;
+	io->reassign = false;
 	io->stage = KC_STAGE_START;
 	io->mb = kc_mapblk_get_fast(kd, index);
 	if (!io->mb && !may_wait) {
@@ -291,6 +292,8 @@ static int kc_map(struct dm_target *ti, struct bio *bio)
 	io->mb = NULL;
 	io->ks = NULL;
 	io->change = false;
+	io->reassign = false;
+	io->intent = false;
 	io->stage = KC_STAGE_START;
 
 	/* dm core has taken the data off a flush. */
@@ -413,6 +416,7 @@ static struct kc_dev *kc_dev_alloc(struct dm_target *ti, struct block_device *bd
 	spin_lock_init(&kd->journal.lock);
 	INIT_LIST_HEAD(&kd->journal.unlogged);
 	INIT_LIST_HEAD(&kd->journal.waiters);
+	INIT_LIST_HEAD(&kd->journal.intents);
 	INIT_LIST_HEAD(&kd->journal.syncs);
 	INIT_LIST_HEAD(&kd->journal.dirty);
 	kd->dm_io = dm_io_client_create();
@@ -445,6 +449,13 @@ static unsigned int kc_cache_blocks(unsigned int mib)
 		       roundup_pow_of_two(KC_ENTRIES * sizeof(__le16)));
 }
 
+static void kc_dev_data(struct kc_dev *kd, struct kc_target *t)
+{
+	kd->data_bdev = t->dev->bdev;
+	kd->data_start = t->start;
+	kd->same_bdev = kd->data_bdev == kd->meta_bdev;
+}
+
 /* Opens a metadata area nobody has open. */
 static struct kc_dev *kc_dev_open(struct kc_target *t, struct block_device *bdev,
 				  const struct kc_params *params,
@@ -460,7 +471,7 @@ static struct kc_dev *kc_dev_open(struct kc_target *t, struct block_device *bdev
 		return ERR_PTR(-ENOMEM);
 	}
 	kd->meta_start = t->meta_offset;
-	kd->same_bdev = bdev == t->dev->bdev;
+	kc_dev_data(kd, t);
 	kd->cipher = *cipher;
 	kd->mode = dm_table_get_mode(t->ti->table) & KC_MODE_WRITE ? KC_RW : KC_RO;
 	kd->keyring = key_get(t->keyring);
@@ -611,6 +622,12 @@ static int kc_parse_opt(struct kc_target *t, struct kc_params *params,
 			return -EINVAL;
 		}
 		t->owner_kind = i;
+	} else if ((value = kc_opt_value(arg, "reassign"))) {
+		t->lazy = !strcmp(value, "lazy");
+		if (!t->lazy && strcmp(value, "strict")) {
+			kc_error("reassign:%s is not strict or lazy", value);
+			return -EINVAL;
+		}
 	} else if ((value = kc_opt_value(arg, "keyring"))) {
 		kfree(t->keyring_spec);
 		t->keyring_spec = kstrdup(value, GFP_KERNEL);
@@ -834,6 +851,7 @@ static int kc_preresume(struct dm_target *ti)
 	mutex_lock(&kd->event_lock);
 	kd->table = ti->table;
 	mutex_unlock(&kd->event_lock);
+	kc_dev_data(kd, t);
 	kc_keymap_resize(kd, kc_cache_blocks(t->meta_cache));
 	mutex_lock(&kd->lock);
 	old = kd->keyring;
@@ -923,6 +941,7 @@ static unsigned int kc_status_opts(struct kc_target *t, char *result,
 	KC_OPT(t->owner_kind != KC_OWNER_BY_NONE, "owner:%s",
 	       kc_owner_kinds[t->owner_kind]);
 	KC_OPT(t->keyring_spec, "keyring:%s", t->keyring_spec);
+	KC_OPT(t->lazy, "reassign:lazy");
 	KC_OPT(t->ti->num_discard_bios, "allow_discards");
 	KC_OPT(t->meta_cache != KC_META_CACHE_DEFAULT, "meta_cache:%u", t->meta_cache);
 #undef KC_OPT
@@ -969,6 +988,7 @@ static void kc_status(struct dm_target *ti, status_type_t type,
 		DMEMIT(",cipher_string=%s", kd->cipher_spec);
 		DMEMIT(",key_size=%u", t->ref.size);
 		DMEMIT(",owner=%s", kc_owner_kinds[t->owner_kind]);
+		DMEMIT(",reassign=%s", t->lazy ? "lazy" : "strict");
 		DMEMIT(",uuid=%pUb", kd->uuid);
 		DMEMIT(";");
 		break;

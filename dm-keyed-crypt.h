@@ -92,6 +92,8 @@ int kc_kdf_init(struct kc_kdf *kdf, const u8 salt[KC_SALT_SIZE],
 int kc_kdf_expand(struct kc_kdf *kdf, enum kc_kdf_context context,
 		  const u8 uuid[KC_UUID_SIZE], u8 *out, unsigned int out_size);
 void kc_kdf_exit(struct kc_kdf *kdf);
+int kc_seal_init(struct kc_dev *kd, struct kc_kdf *kdf);
+void kc_seal_wipe(struct kc_dev *kd);
 int kc_mac(const u8 *key, unsigned int key_size, const void *data,
 	   unsigned int size, u8 mac[KC_MAC_SIZE]);
 void kc_seal(struct kc_dev *kd, enum kc_kind kind, u64 area_sector, u8 *unit,
@@ -271,6 +273,7 @@ enum kc_mapblk_flags {
 	KC_MB_UNLOGGED,		/* on the journal's unlogged list */
 	KC_MB_DIRTY,		/* on the journal's dirty list */
 	KC_MB_WRITING,		/* its snapshot is being written */
+	KC_MB_UNSETTLED,	/* unsettled is not empty */
 };
 
 /**
@@ -282,7 +285,7 @@ enum kc_mapblk_flags {
  * @log_list:	in kc_journal.unlogged while KC_MB_UNLOGGED
  * @dirty_list:	in kc_journal.dirty while KC_MB_DIRTY; journal worker only
  * @index:	number of the map block, or KC_NO_INDEX
- * @slow:	@draining or @reassigns is not zero
+ * @slow:	@draining or @reassigns is not zero, or blocks are unsettled
  * @io:		reads and own-block writes under way, which rely on entries
  *		staying as they are
  * @pins:	other users: changes under way, parked bios, loaders
@@ -293,8 +296,11 @@ enum kc_mapblk_flags {
  * @waiters:	parked bios (struct kc_io.list)
  * @first_seq:	first journal block with a change not yet written in place
  * @entries:	KC_ENTRIES key slots, little endian
+ * @intents:	intents in the journal whose data is being written
  * @busy:	blocks with a change under way
  * @unlogged:	blocks with a change not yet in the journal
+ * @unsettled:	blocks whose content only an intent vouches for; their change is
+ *		in @unlogged, or in a commit that is being written
  */
 struct kc_mapblk {
 	struct hlist_node hash;
@@ -310,11 +316,13 @@ struct kc_mapblk {
 	spinlock_t lock;
 	unsigned int draining;
 	unsigned int reassigns;
+	unsigned int intents;
 	struct list_head waiters;
 	u64 first_seq;
 	__le16 *entries;
 	DECLARE_BITMAP(busy, KC_ENTRIES);
 	DECLARE_BITMAP(unlogged, KC_ENTRIES);
+	DECLARE_BITMAP(unsettled, KC_ENTRIES);
 };
 
 #define KC_NO_INDEX	U32_MAX
@@ -361,6 +369,8 @@ void kc_mapblk_drain(struct kc_io *io);
 void kc_mapblk_assign(struct kc_dev *kd, struct kc_mapblk *mb,
 		      unsigned int first, unsigned int nr, u16 slot);
 void kc_mapblk_end_change(struct kc_io *io, bool assign);
+bool kc_mapblk_held(struct kc_mapblk *mb);
+void kc_mapblk_settle(struct kc_dev *kd, struct kc_mapblk *mb, bool durable);
 int kc_keymap_count(struct kc_dev *kd, u64 *counts);
 bool kc_keymap_forget(struct kc_dev *kd);
 
@@ -374,9 +384,12 @@ bool kc_keymap_forget(struct kc_dev *kd);
  * @lock:	protects the lists and @work_flags; taken in interrupts
  * @unlogged:	map blocks with changes not yet in the journal
  * @waiters:	flushes and FUA writes waiting for a commit (struct kc_io.list)
+ * @intents:	encrypted writes waiting for their intents (struct kc_io.list)
  * @syncs:	synchronous callers (struct kc_sync)
  * @committing:	a commit is writing
  * @timed:	the timer has fired
+ * @live:	writes under way whose intent is in the journal
+ * @unsettled:	map blocks with KC_MB_UNSETTLED
  * @work:	commits and writes back; all below is its alone
  * @timer:	bounds how long a change rides in memory
  * @dirty:	map blocks with logged changes, by first_seq
@@ -386,6 +399,9 @@ bool kc_keymap_forget(struct kc_dev *kd);
  * @durable_seq: all blocks before it are on stable storage
  * @clean:	the anchor on disk says clean
  * @kicked:	the cache needs clean blocks
+ * @failed:	changes could not be logged: no flush may succeed any more
+ * @settling:	the journal blocks in @buf settle intents
+ * @reclaiming:	the journal is being emptied, and may use its reserve
  * @recovering:	not recovered yet: nothing but the map may be written
  * @buf:	KC_JOURNAL_BATCH area blocks
  * @fill:	area blocks of @buf in use, the last one perhaps in part
@@ -395,10 +411,13 @@ struct kc_journal {
 	spinlock_t lock;
 	struct list_head unlogged;
 	struct list_head waiters;
+	struct list_head intents;
 	struct list_head syncs;
 	bool committing;
 	bool timed;
 	bool kicked;
+	atomic_t live;
+	atomic_t unsettled;
 
 	struct work_struct work;
 	struct delayed_work timer;
@@ -408,6 +427,9 @@ struct kc_journal {
 	u64 tail_seq;
 	atomic64_t durable_seq;
 	bool clean;
+	bool failed;
+	bool settling;
+	bool reclaiming;
 	bool recovering;
 	u8 *buf;
 	unsigned int fill;
@@ -421,9 +443,11 @@ void kc_journal_note(struct kc_dev *kd, struct kc_mapblk *mb);
 bool kc_journal_idle(struct kc_dev *kd);
 bool kc_journal_durable(struct kc_dev *kd);
 void kc_journal_wait_io(struct kc_dev *kd, struct kc_io *io);
+void kc_journal_intent(struct kc_dev *kd, struct kc_io *io);
 void kc_journal_flushed(struct kc_dev *kd, u64 seq);
 int kc_journal_sync(struct kc_dev *kd, bool checkpoint);
 void kc_journal_kick(struct kc_dev *kd);
+void kc_journal_settle(struct kc_dev *kd);
 
 /* ---- the device ---- */
 
@@ -443,6 +467,8 @@ enum kc_mode {
  * @loading:	the table that took the last reference; not dereferenced
  * @meta_bdev:	where the metadata area is
  * @meta_start:	and its first sector
+ * @data_bdev:	where the data is
+ * @data_start:	and its first sector
  * @same_bdev:	data and metadata share a device, and so a cache flush
  * @dm_io:	for metadata I/O
  * @meta_buf:	an area block for the journal worker's metadata writes
@@ -460,6 +486,7 @@ enum kc_mode {
  * @uuid:	of the metadata area
  * @salt:	of the metadata area
  * @seal_key:	seals the metadata; valid while @sealed_ok
+ * @intent_seed: seed of intent checksums; as @seal_key
  * @sealed_ok:	@seal_key is there
  * @live:	the device key is there
  * @mode:	whether the key map may change
@@ -494,6 +521,8 @@ struct kc_dev {
 	struct dm_table *loading;
 	struct block_device *meta_bdev;
 	sector_t meta_start;
+	struct block_device *data_bdev;
+	sector_t data_start;
 	bool same_bdev;
 	struct dm_io_client *dm_io;
 	u8 *meta_buf;
@@ -513,6 +542,7 @@ struct kc_dev {
 	u8 uuid[KC_UUID_SIZE];
 	u8 salt[KC_SALT_SIZE];
 	u8 seal_key[32];
+	u64 intent_seed;
 	bool sealed_ok;
 	bool live;
 	enum kc_mode mode;
@@ -558,6 +588,7 @@ struct kc_dev {
  * @keyring_spec: as in the table line, NULL when it is the default
  * @meta_offset: as in the table line
  * @meta_cache:	bound on the cache in MiB
+ * @lazy:	reassign:lazy
  * @io_size:	size of a struct kc_io with its request
  * @bs:		bios with bounce pages
  * @split_bs:	parts of reads that had to wait, a kc_io in front
@@ -577,6 +608,7 @@ struct kc_target {
 	char *keyring_spec;
 	u64 meta_offset;
 	unsigned int meta_cache;
+	bool lazy;
 
 	unsigned int io_size;
 	struct bio_set bs;
@@ -622,6 +654,7 @@ enum kc_io_stage {
  * @slot:	a write's key slot
  * @change:	it changes the key map
  * @reassign:	of blocks that were assigned
+ * @intent:	its intent is in the journal
  * @first_req_used: the crypto API may still have @req
  * @stage:	where the slow path goes on
  * @list:	parked, or waiting for a commit
@@ -650,6 +683,7 @@ struct kc_io {
 	u16 slot;
 	bool change;
 	bool reassign;
+	bool intent;
 	bool first_req_used;
 	u8 stage;
 	struct list_head list;
@@ -671,6 +705,8 @@ struct kc_io {
 int kc_crypt_init(struct kc_target *t);
 void kc_crypt_exit(struct kc_target *t);
 void kc_crypt_write(struct kc_io *io);
+void kc_crypt_write_go(struct kc_io *io, blk_status_t status);
+u64 kc_crypt_sum(struct kc_dev *kd, const void *block);
 void kc_crypt_read(struct kc_io *io);
 void kc_io_end(struct kc_io *io, blk_status_t status);
 void kc_io_release(struct kc_io *io);

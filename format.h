@@ -45,7 +45,7 @@
 #define KC_OWNER_BLOCKS		512	/* what a new area gets: 4096 slots */
 #define KC_OWNER_BLOCKS_MAX	8192	/* 65536 slots, all a 16-bit entry can name */
 #define KC_JOURNAL_BLOCKS	256	/* what a new area gets: 1 MiB */
-#define KC_JOURNAL_BLOCKS_MIN	16
+#define KC_JOURNAL_BLOCKS_MIN	128
 #define KC_JOURNAL_BLOCKS_MAX	65536
 
 /* Slots with a meaning of their own. */
@@ -148,6 +148,7 @@ enum kc_kdf_context {
 	KC_KDF_CHECK = 1,	/* 32 bytes: check value of a key */
 	KC_KDF_SEAL = 2,	/* 32 bytes: sealing key, device key only */
 	KC_KDF_SUPER = 3,	/* 64 bytes: superblock MAC key, device key only */
+	KC_KDF_INTENT = 4,	/* 8 bytes: seed of intent checksums, device key only */
 };
 
 /* Key types, as in the table line. */
@@ -213,7 +214,8 @@ struct kc_disk_anchor {
 static_assert(sizeof(struct kc_disk_anchor) == KC_UNIT_PAYLOAD, "anchor fits unit");
 
 /* Type of a journal record, in the top byte of its first word. */
-#define KC_RECORD_MAP		1
+#define KC_RECORD_MAP		1	/* blocks have a slot */
+#define KC_RECORD_INTENT	2	/* blocks will have another owner's slot */
 #define KC_RECORD_TYPE_SHIFT	56
 #define KC_RECORD_BLOCK_MASK	((1ULL << 48) - 1)
 
@@ -221,15 +223,31 @@ static_assert(sizeof(struct kc_disk_anchor) == KC_UNIT_PAYLOAD, "anchor fits uni
  * struct kc_disk_record - journal record
  * @block:	type in the top byte, first data block in the low 48 bits
  * @count:	number of data blocks
- * @slot:	the key slot they have from now on
- * @reserved:	zero
+ * @slot:	the key slot they have from now on, or with an intent will have
+ * @old:	the key slot they had, with an intent; else zero
+ *
+ * An intent is followed by one struct kc_disk_sums for each KC_SUMS of its
+ * blocks.  What its blocks have is found by comparing: a block whose checksum
+ * is the recorded one has @slot, any other one @old.
  */
 struct kc_disk_record {
 	__le64 block;
 	__le32 count;
 	__le16 slot;
-	__le16 reserved;
+	__le16 old;
 } __attribute__((packed));
+
+/**
+ * struct kc_disk_sums - checksums that follow an intent, in place of a record
+ * @sum:	XXH64 of a block's new ciphertext, seeded with the intent seed;
+ *		zero behind the last one
+ */
+#define KC_SUMS			2
+struct kc_disk_sums {
+	__le64 sum[KC_SUMS];
+} __attribute__((packed));
+static_assert(sizeof(struct kc_disk_sums) == sizeof(struct kc_disk_record),
+	      "checksums take the place of records");
 
 #define KC_RECORDS_PER_BLOCK \
 	((KC_JOURNAL_PAYLOAD - 32) / sizeof(struct kc_disk_record))
@@ -239,7 +257,7 @@ struct kc_disk_record {
  * @seq:	its sequence number, without gaps; it is in the journal's
  *		block @seq modulo journal_blocks
  * @durable:	as in the anchor, when this block was written
- * @nr_records:	entries used in @records
+ * @nr_records:	entries used in @records, checksums included
  * @reserved:	zeros
  * @records:	applied in order, and every block stands alone
  */

@@ -18,17 +18,38 @@
  * from the tail on can at worst take it back to what it was before such a
  * write.
  *
+ * A strict change of owner needs more, for its block is to hold the old or the
+ * new content after a crash, and must be known by its key.  Before the data is
+ * written, an intent with a checksum of the new ciphertext is made durable;
+ * many writes share a commit.  Recovery compares the block with it.  The intent
+ * is needed until the change itself has been logged, by a commit that makes the
+ * data durable first (PREFLUSH); until then the block is unsettled: it may not
+ * be written again, and its map block is not written back, which keeps the tail
+ * before the intent.
+ *
+ * Room: intents are logged only while they leave half of the journal free, and
+ * other commits leave a quarter.  The records that settle intents are at most
+ * half as long as these, so emptying the journal always has the room it needs.
+ *
  * All of this is done by one worker, kd->journal.work.
  */
 
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 
+#include <linux/highmem.h>
+
 #include "dm-keyed-crypt.h"
 #include "trace.h"
 
 /* How long a change may ride in memory; as ext4's commit interval. */
 #define KC_COMMIT_INTERVAL	(5 * HZ)
+
+/*
+ * Journal blocks the intents of one write may need: a write of 1 MiB in blocks of
+ * 512 bytes, every one from another owner than its neighbours.
+ */
+#define KC_INTENT_BLOCKS	(DIV_ROUND_UP(2 * 2048, KC_RECORDS_PER_BLOCK) + 1)
 
 /**
  * struct kc_sync - somebody waits for the journal worker
@@ -128,18 +149,26 @@ static int kc_write_snapshots(struct kc_dev *kd, struct kc_mapblk **mbs,
 	return batch.failed ? -EIO : 0;
 }
 
-/* Takes dirty map blocks, oldest change first, with a copy of their entries. */
+/*
+ * Takes dirty map blocks, oldest change first, with a copy of their entries; not
+ * those whose intents are needed.
+ */
 static unsigned int kc_snapshot(struct kc_dev *kd, struct kc_mapblk **mbs)
 {
 	struct kc_journal *j = &kd->journal;
-	struct kc_mapblk *mb;
-	unsigned int nr, u;
+	struct kc_mapblk *mb, *tmp;
+	unsigned int nr = 0, u;
 
-	for (nr = 0; nr < KC_WRITEBACK_BATCH && !list_empty(&j->dirty); nr++) {
+	list_for_each_entry_safe(mb, tmp, &j->dirty, dirty_list) {
 		u8 *buf = j->snap + nr * KC_BLOCK_SIZE;
 
-		mb = list_first_entry(&j->dirty, struct kc_mapblk, dirty_list);
+		if (nr == KC_WRITEBACK_BATCH)
+			break;
 		spin_lock_irq(&mb->lock);
+		if (kc_mapblk_held(mb)) {
+			spin_unlock_irq(&mb->lock);
+			continue;
+		}
 		for (u = 0; u < KC_UNITS; u++)
 			memcpy(buf + u * KC_UNIT_SIZE + KC_NONCE_SIZE,
 			       mb->entries + u * KC_ENTRIES_PER_UNIT,
@@ -149,7 +178,7 @@ static unsigned int kc_snapshot(struct kc_dev *kd, struct kc_mapblk **mbs)
 		list_del_init(&mb->dirty_list);
 		j->nr_dirty--;
 		spin_unlock_irq(&mb->lock);
-		mbs[nr] = mb;
+		mbs[nr++] = mb;
 	}
 	return nr;
 }
@@ -166,7 +195,7 @@ static void kc_mapblk_dirty(struct kc_journal *j, struct kc_mapblk *mb, u64 seq)
 /**
  * kc_writeback() - write map blocks back in place
  * @kd:		the device
- * @leave:	how many may stay dirty
+ * @leave:	how many may stay dirty, besides those whose intents are needed
  *
  * Journal worker, or recovery.  Return: 0 or a negative errno.
  */
@@ -182,6 +211,8 @@ static int kc_writeback(struct kc_dev *kd, unsigned int leave)
 		if (READ_ONCE(kd->mode) != KC_RW)
 			return -EROFS;
 		nr = kc_snapshot(kd, mbs);
+		if (!nr)
+			break;
 		seq = j->next_seq;
 		r = kc_write_snapshots(kd, mbs, nr);
 		if (!r)
@@ -228,7 +259,25 @@ static int kc_writeback(struct kc_dev *kd, unsigned int leave)
 
 /* ---- commit ---- */
 
-/* Writes the filled blocks of the buffer. */
+static int kc_journal_reclaim(struct kc_dev *kd);
+
+/*
+ * Intents whose changes are durable in the journal are not needed any more; if
+ * they could not be logged, what waits for that has to know.
+ */
+static void kc_journal_settled(struct kc_dev *kd, bool durable)
+{
+	struct kc_mapblk *mb;
+
+	list_for_each_entry(mb, &kd->journal.dirty, dirty_list)
+		if (test_bit(KC_MB_UNSETTLED, &mb->flags))
+			kc_mapblk_settle(kd, mb, durable);
+}
+
+/*
+ * Writes the filled blocks of the buffer.  What settles intents is made durable,
+ * and the data before it.
+ */
 static int kc_journal_write(struct kc_dev *kd, bool durable)
 {
 	struct kc_journal *j = &kd->journal;
@@ -246,51 +295,71 @@ static int kc_journal_write(struct kc_dev *kd, bool durable)
 		kc_seal(kd, KC_KIND_JOURNAL, (area_block + i) * KC_BLOCK_SECTORS,
 			j->buf + i * KC_BLOCK_SIZE, KC_BLOCK_SIZE);
 	}
-	if (durable)
+	if (j->settling && !kd->same_bdev) {
+		r = blkdev_issue_flush(kd->data_bdev);
+		if (r)
+			goto failed;
+	}
+	if (durable || j->settling)
 		opf |= REQ_FUA;
-	if (durable && durable_seq != j->next_seq)
+	if (j->settling || (durable && durable_seq != j->next_seq))
 		opf |= REQ_PREFLUSH;
 	r = kc_meta_io(kd, opf, area_block, j->buf, j->fill);
 	trace_keyed_crypt_commit(kd->md, j->next_seq, j->fill, r);
-	if (r) {
-		kc_meta_fail(kd, "journal", r);
-		return r;
-	}
+	if (r)
+		goto failed;
 	spin_lock_irq(&j->lock);
 	j->next_seq += j->fill;
 	spin_unlock_irq(&j->lock);
 	j->fill = 0;
-	if (durable)
+	if (opf & REQ_FUA)
 		kc_journal_flushed(kd, j->next_seq);
+	if (j->settling)
+		kc_journal_settled(kd, true);
+	j->settling = false;
 	return 0;
+
+failed:
+	kc_meta_fail(kd, "journal", r);
+	j->failed = true;
+	j->settling = false;
+	j->fill = 0;
+	return r;
 }
 
-/* Makes room for a record. */
-static int kc_journal_reserve(struct kc_dev *kd)
+/* Records the last journal block has room for. */
+static unsigned int kc_journal_left(struct kc_journal *j)
+{
+	if (!j->fill)
+		return 0;
+	return KC_RECORDS_PER_BLOCK -
+	       le32_to_cpu(kc_journal_block(j, j->fill - 1)->nr_records);
+}
+
+/* Makes room for @nr records in one journal block. */
+static int kc_journal_reserve(struct kc_dev *kd, unsigned int nr)
 {
 	struct kc_journal *j = &kd->journal;
+	u32 blocks = kd->layout.journal_blocks;
 	struct kc_disk_journal *dj;
 	u64 seq;
 	int r;
 
-	if (j->fill &&
-	    le32_to_cpu(kc_journal_block(j, j->fill - 1)->nr_records) <
-	    KC_RECORDS_PER_BLOCK)
+	if (kc_journal_left(j) >= nr)
 		return 0;
 	seq = j->next_seq + j->fill;
 	/* A write does not wrap. */
 	if (j->fill == KC_JOURNAL_BATCH ||
-	    (j->fill && !kc_mod64(seq, kd->layout.journal_blocks))) {
+	    (j->fill && !kc_mod64(seq, blocks))) {
 		r = kc_journal_write(kd, false);
 		if (r)
 			return r;
 	}
-	if (seq - j->tail_seq >= kd->layout.journal_blocks) {
-		r = kc_journal_write(kd, false);
-		if (!r)
-			r = kc_writeback(kd, 0);
+	if (!j->reclaiming && seq - j->tail_seq >= blocks - blocks / 4 - 2) {
+		r = kc_journal_reclaim(kd);
 		if (r)
 			return r;
+		seq = j->next_seq;
 	}
 	dj = kc_journal_block(j, j->fill++);
 	memset(dj, 0, sizeof(*dj));
@@ -298,22 +367,32 @@ static int kc_journal_reserve(struct kc_dev *kd)
 	return 0;
 }
 
-/* Logs changes of a map block until it or the journal block is done. */
-static bool kc_journal_log(struct kc_dev *kd, struct kc_mapblk *mb)
+/*
+ * Logs changes of a map block, all or the unsettled ones, until they or the
+ * journal block are done.
+ */
+static bool kc_journal_log(struct kc_dev *kd, struct kc_mapblk *mb, bool all)
 {
 	struct kc_journal *j = &kd->journal;
 	struct kc_disk_journal *dj = kc_journal_block(j, j->fill - 1);
 	u32 nr = le32_to_cpu(dj->nr_records);
 	u64 base = (u64)mb->index * KC_ENTRIES;
+	const unsigned long *which;
 	unsigned int i, n;
 	bool done;
 
 	spin_lock_irq(&mb->lock);
-	i = find_first_bit(mb->unlogged, KC_ENTRIES);
-	while (i < KC_ENTRIES && nr < KC_RECORDS_PER_BLOCK) {
-		struct kc_disk_record *record = &dj->records[nr++];
+	which = all ? mb->unlogged : mb->unsettled;
+	for (i = find_first_bit(which, KC_ENTRIES);
+	     i < KC_ENTRIES && nr < KC_RECORDS_PER_BLOCK;
+	     i = find_next_bit(which, KC_ENTRIES, i + n)) {
+		struct kc_disk_record *record = &dj->records[nr];
 
-		for (n = 1; i + n < KC_ENTRIES && test_bit(i + n, mb->unlogged); n++)
+		n = 1;
+		if (!test_bit(i, mb->unlogged))
+			continue;
+		for (; i + n < KC_ENTRIES && test_bit(i + n, which) &&
+		       test_bit(i + n, mb->unlogged); n++)
 			if (mb->entries[i + n] != mb->entries[i])
 				break;
 		record->block = cpu_to_le64((base + i) |
@@ -321,11 +400,13 @@ static bool kc_journal_log(struct kc_dev *kd, struct kc_mapblk *mb)
 		record->count = cpu_to_le32(n);
 		record->slot = mb->entries[i];
 		bitmap_clear(mb->unlogged, i, n);
-		i = find_next_bit(mb->unlogged, KC_ENTRIES, i + n);
+		nr++;
 	}
 	kc_mapblk_dirty(j, mb, le64_to_cpu(dj->seq));
+	if (test_bit(KC_MB_UNSETTLED, &mb->flags))
+		j->settling = true;
 	done = i >= KC_ENTRIES;
-	if (done) {
+	if (done && all) {
 		list_del_init(&mb->log_list);
 		clear_bit(KC_MB_UNLOGGED, &mb->flags);
 	}
@@ -334,6 +415,50 @@ static bool kc_journal_log(struct kc_dev *kd, struct kc_mapblk *mb)
 	return done;
 }
 
+/*
+ * Empties the journal: settles all intents, and writes the map back.  Waits for
+ * the data of intents under way, which needs nothing of this worker.
+ */
+static int kc_journal_reclaim(struct kc_dev *kd)
+{
+	struct kc_journal *j = &kd->journal;
+	struct kc_mapblk *mb;
+	int r;
+
+	r = kc_journal_write(kd, false);
+	if (r)
+		return r;
+	wait_event(kd->keymap.wait, !atomic_read(&j->live));
+	j->reclaiming = true;
+	list_for_each_entry(mb, &j->dirty, dirty_list) {
+		if (!test_bit(KC_MB_UNSETTLED, &mb->flags))
+			continue;
+		do
+			r = kc_journal_reserve(kd, 1);
+		while (!r && !kc_journal_log(kd, mb, false));
+		if (r)
+			break;
+	}
+	if (!r)
+		r = kc_journal_write(kd, true);
+	if (!r)
+		r = kc_writeback(kd, 0);
+	j->reclaiming = false;
+	return r;
+}
+
+static int kc_journal_begin(struct kc_dev *kd)
+{
+	struct kc_journal *j = &kd->journal;
+
+	if (j->failed)
+		return -EIO;
+	if (READ_ONCE(kd->mode) != KC_RW)
+		return -EROFS;
+	return j->clean ? kc_journal_anchor(kd, j->tail_seq, 0) : 0;
+}
+
+/* Makes changes of the map durable, or at least logs them. */
 static int kc_commit(struct kc_dev *kd, struct list_head *unlogged, bool durable)
 {
 	struct kc_journal *j = &kd->journal;
@@ -341,6 +466,8 @@ static int kc_commit(struct kc_dev *kd, struct list_head *unlogged, bool durable
 	int r = 0;
 
 	if (list_empty(unlogged)) {
+		if (j->failed)
+			return -EIO;
 		if (!durable || atomic64_read(&j->durable_seq) == j->next_seq)
 			return 0;
 		r = blkdev_issue_flush(kd->meta_bdev);
@@ -348,22 +475,145 @@ static int kc_commit(struct kc_dev *kd, struct list_head *unlogged, bool durable
 			kc_journal_flushed(kd, j->next_seq);
 		return r;
 	}
-	if (READ_ONCE(kd->mode) != KC_RW)
-		return -EROFS;
-	if (j->clean)
-		r = kc_journal_anchor(kd, j->tail_seq, 0);
+	r = kc_journal_begin(kd);
 	while (!r && !list_empty(unlogged)) {
-		r = kc_journal_reserve(kd);
+		r = kc_journal_reserve(kd, 1);
 		if (r)
 			break;
 		mb = list_first_entry(unlogged, struct kc_mapblk, log_list);
-		kc_journal_log(kd, mb);
+		kc_journal_log(kd, mb, true);
 	}
 	if (!r)
 		r = kc_journal_write(kd, durable);
-	j->fill = 0;
+	if (r) {
+		j->failed = true;
+		j->fill = 0;
+		kc_journal_settled(kd, false);
+	}
 	return r;
 }
+
+/* ---- intents ---- */
+
+/* Logs the intent of blocks of a write that have the same old slot. */
+static int kc_intent_log_run(struct kc_dev *kd, struct kc_io *io,
+			     struct bvec_iter *iter, unsigned int entry,
+			     unsigned int nr, __le16 old)
+{
+	struct kc_journal *j = &kd->journal;
+	u64 block = io->block + entry - io->first;
+	struct kc_disk_journal *dj;
+	struct kc_disk_record *record;
+	struct kc_disk_sums *sums;
+	unsigned int n, i;
+	struct bio_vec bv;
+	void *p;
+	u32 at;
+	int r;
+
+	for (; nr; nr -= n, block += n) {
+		r = kc_journal_reserve(kd, 2);
+		if (r)
+			return r;
+		n = min(nr, (kc_journal_left(j) - 1) * KC_SUMS);
+		dj = kc_journal_block(j, j->fill - 1);
+		at = le32_to_cpu(dj->nr_records);
+		record = &dj->records[at];
+		record->block = cpu_to_le64(block |
+				(u64)KC_RECORD_INTENT << KC_RECORD_TYPE_SHIFT);
+		record->count = cpu_to_le32(n);
+		record->slot = cpu_to_le16(io->slot);
+		record->old = old;
+		sums = (struct kc_disk_sums *)(record + 1);
+		for (i = 0; i < n; i++) {
+			bv = bio_iter_iovec(io->clone, *iter);
+			p = kmap_local_page(bv.bv_page);
+			sums[i / KC_SUMS].sum[i % KC_SUMS] =
+				cpu_to_le64(kc_crypt_sum(kd, p + bv.bv_offset));
+			kunmap_local(p);
+			bio_advance_iter_single(io->clone, iter, kd->sector_size);
+		}
+		dj->nr_records = cpu_to_le32(at + 1 + DIV_ROUND_UP(n, KC_SUMS));
+	}
+	return 0;
+}
+
+/* The blocks of @io are busy, so their entries stay. */
+static int kc_intent_log(struct kc_dev *kd, struct kc_io *io)
+{
+	struct kc_mapblk *mb = io->mb;
+	struct kc_journal *j = &kd->journal;
+	struct bvec_iter iter = io->clone->bi_iter;
+	unsigned int i, n, end = io->first + io->nr;
+	__le16 old;
+	int r;
+
+	/* From its first intent on, the tail stays before it. */
+	r = kc_journal_reserve(kd, 2);
+	if (r)
+		return r;
+	spin_lock_irq(&mb->lock);
+	mb->intents++;
+	kc_mapblk_dirty(j, mb, le64_to_cpu(kc_journal_block(j, j->fill - 1)->seq));
+	spin_unlock_irq(&mb->lock);
+	atomic_inc(&j->live);
+	io->intent = true;
+
+	for (i = io->first; i < end; i += n) {
+		old = mb->entries[i];
+		for (n = 1; i + n < end && mb->entries[i + n] == old; n++)
+			;
+		if (old == cpu_to_le16(KC_SLOT_NONE) || old == cpu_to_le16(io->slot)) {
+			bio_advance_iter(io->clone, &iter, n * kd->sector_size);
+			continue;
+		}
+		r = kc_intent_log_run(kd, io, &iter, i, n, old);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* Makes intents durable and sends their data on. */
+static void kc_intents_go(struct kc_dev *kd, struct list_head *ready, int error)
+{
+	struct kc_io *io, *tmp;
+
+	if (!error)
+		error = kc_journal_write(kd, true);
+	kd->journal.fill = 0;
+	list_for_each_entry_safe(io, tmp, ready, list) {
+		list_del_init(&io->list);
+		kc_crypt_write_go(io, error ? BLK_STS_IOERR : BLK_STS_OK);
+	}
+}
+
+static void kc_intents(struct kc_dev *kd, struct list_head *intents)
+{
+	struct kc_journal *j = &kd->journal;
+	struct kc_io *io, *tmp;
+	LIST_HEAD(ready);
+	int r;
+
+	if (list_empty(intents))
+		return;
+	r = kc_journal_begin(kd);
+	list_for_each_entry_safe(io, tmp, intents, list) {
+		if (j->failed)
+			r = -EIO;
+		if (!r && j->next_seq + j->fill - j->tail_seq + KC_INTENT_BLOCKS >
+			  kd->layout.journal_blocks / 2) {
+			kc_intents_go(kd, &ready, 0);
+			r = kc_journal_reclaim(kd);
+		}
+		if (!r)
+			r = kc_intent_log(kd, io);
+		list_move_tail(&io->list, &ready);
+	}
+	kc_intents_go(kd, &ready, r);
+}
+
+/* ---- the worker ---- */
 
 /* Ends a flush or a FUA write. */
 static void kc_journal_answer(struct kc_dev *kd, struct kc_io *io, int error)
@@ -384,6 +634,7 @@ static void kc_journal_work(struct work_struct *work)
 	struct kc_journal *j = &kd->journal;
 	LIST_HEAD(unlogged);
 	LIST_HEAD(waiters);
+	LIST_HEAD(intents);
 	LIST_HEAD(syncs);
 	struct kc_sync *sync, *stmp;
 	struct kc_io *io, *itmp;
@@ -394,6 +645,7 @@ static void kc_journal_work(struct work_struct *work)
 	spin_lock_irq(&j->lock);
 	list_splice_init(&j->unlogged, &unlogged);
 	list_splice_init(&j->waiters, &waiters);
+	list_splice_init(&j->intents, &intents);
 	list_splice_init(&j->syncs, &syncs);
 	durable = j->timed || !list_empty(&syncs) || !kd->same_bdev;
 	kicked = j->kicked;
@@ -405,7 +657,13 @@ static void kc_journal_work(struct work_struct *work)
 	list_for_each_entry(io, &waiters, list)
 		if (!(io->bio->bi_opf & REQ_PREFLUSH))
 			durable = true;
-	r = kc_commit(kd, &unlogged, durable);
+	/*
+	 * Intents alone need no commit of what else has changed; but what is
+	 * parked behind unsettled blocks does.
+	 */
+	r = 0;
+	if (durable || kicked || !list_empty(&waiters))
+		r = kc_commit(kd, &unlogged, durable);
 
 	spin_lock_irq(&j->lock);
 	list_splice(&unlogged, &j->unlogged);	/* what could not be logged */
@@ -416,6 +674,7 @@ static void kc_journal_work(struct work_struct *work)
 		list_del_init(&io->list);
 		kc_journal_answer(kd, io, r);
 	}
+	kc_intents(kd, &intents);
 
 	checkpoint = false;
 	list_for_each_entry(sync, &syncs, list)
@@ -426,7 +685,7 @@ static void kc_journal_work(struct work_struct *work)
 	if (kicked)
 		leave = min(leave, j->nr_dirty / 2);
 	w = kc_writeback(kd, checkpoint ? 0 : leave);
-	if (checkpoint && !r && !w && kd->mode == KC_RW && !j->clean)
+	if (checkpoint && !r && !w && !j->nr_dirty && kd->mode == KC_RW && !j->clean)
 		w = kc_journal_anchor(kd, j->next_seq, KC_ANCHOR_CLEAN);
 	list_for_each_entry_safe(sync, stmp, &syncs, list) {
 		list_del_init(&sync->list);
@@ -480,7 +739,7 @@ bool kc_journal_idle(struct kc_dev *kd)
 	bool idle;
 
 	spin_lock_irqsave(&j->lock, flags);
-	idle = list_empty(&j->unlogged) && !j->committing &&
+	idle = list_empty(&j->unlogged) && !j->committing && !j->failed &&
 	       (kd->same_bdev || atomic64_read(&j->durable_seq) == j->next_seq);
 	spin_unlock_irqrestore(&j->lock, flags);
 	return idle;
@@ -499,7 +758,7 @@ bool kc_journal_durable(struct kc_dev *kd)
 	bool durable;
 
 	spin_lock_irqsave(&j->lock, flags);
-	durable = list_empty(&j->unlogged) && !j->committing &&
+	durable = list_empty(&j->unlogged) && !j->committing && !j->failed &&
 		  atomic64_read(&j->durable_seq) == j->next_seq;
 	spin_unlock_irqrestore(&j->lock, flags);
 	return durable;
@@ -519,6 +778,41 @@ void kc_journal_wait_io(struct kc_dev *kd, struct kc_io *io)
 
 	spin_lock_irqsave(&j->lock, flags);
 	list_add_tail(&io->list, &j->waiters);
+	spin_unlock_irqrestore(&j->lock, flags);
+	queue_work(kd->journal_wq, &j->work);
+}
+
+/**
+ * kc_journal_intent() - log the intent of a write, then send it on
+ * @kd:		the device
+ * @io:		the encrypted write, which changes assigned blocks
+ *
+ * Any context.
+ */
+void kc_journal_intent(struct kc_dev *kd, struct kc_io *io)
+{
+	struct kc_journal *j = &kd->journal;
+	unsigned long flags;
+
+	spin_lock_irqsave(&j->lock, flags);
+	list_add_tail(&io->list, &j->intents);
+	spin_unlock_irqrestore(&j->lock, flags);
+	queue_work(kd->journal_wq, &j->work);
+}
+
+/**
+ * kc_journal_settle() - somebody waits for unsettled blocks
+ * @kd:		the device
+ *
+ * Any context.
+ */
+void kc_journal_settle(struct kc_dev *kd)
+{
+	struct kc_journal *j = &kd->journal;
+	unsigned long flags;
+
+	spin_lock_irqsave(&j->lock, flags);
+	j->timed = true;
 	spin_unlock_irqrestore(&j->lock, flags);
 	queue_work(kd->journal_wq, &j->work);
 }
@@ -580,46 +874,85 @@ void kc_journal_kick(struct kc_dev *kd)
 
 /* ---- recovery ---- */
 
+/* Which slot has the block an intent is about?  Or a negative errno. */
+static int kc_replay_intent(struct kc_dev *kd, u64 block, u64 sum, u16 slot, u16 old)
+{
+	struct dm_io_request req = {
+		.bi_opf = REQ_OP_READ | REQ_SYNC,
+		.mem.type = DM_IO_VMA,
+		.mem.ptr.vma = kd->journal.snap,
+		.client = kd->dm_io,
+	};
+	struct dm_io_region where = {
+		.bdev = kd->data_bdev,
+		.sector = kd->data_start + (block << kd->block_shift),
+		.count = kd->sector_size >> SECTOR_SHIFT,
+	};
+	int r = kc_dm_io(&req, &where);
+
+	if (r) {
+		kc_error("cannot read block %llu to see whose it is", block);
+		return r;
+	}
+	return kc_crypt_sum(kd, kd->journal.snap) == sum ? slot : old;
+}
+
 static int kc_replay_record(struct kc_dev *kd, const struct kc_disk_record *record,
-			    u64 seq)
+			    unsigned int left, u64 seq)
 {
 	u64 word = le64_to_cpu(record->block);
 	u64 block = word & KC_RECORD_BLOCK_MASK;
-	u32 count = le32_to_cpu(record->count);
-	u16 slot = le16_to_cpu(record->slot);
+	u32 count = le32_to_cpu(record->count), i;
+	u16 slot = le16_to_cpu(record->slot), old = le16_to_cpu(record->old);
+	const struct kc_disk_sums *sums = (const void *)(record + 1);
+	bool intent = word >> KC_RECORD_TYPE_SHIFT == KC_RECORD_INTENT;
 	struct kc_journal *j = &kd->journal;
+	unsigned int used = 1, first;
 	struct kc_mapblk *mb;
-	unsigned int first, i, n;
 	u32 index;
+	int r;
 
-	if (word >> KC_RECORD_TYPE_SHIFT != KC_RECORD_MAP ||
+	if (intent)
+		used += DIV_ROUND_UP(count, KC_SUMS);
+	if ((word >> KC_RECORD_TYPE_SHIFT != KC_RECORD_MAP && !intent) ||
 	    word & ~KC_RECORD_BLOCK_MASK & ~(0xffULL << KC_RECORD_TYPE_SHIFT) ||
 	    block >= kd->nr_blocks || !count || count > kd->nr_blocks - block ||
-	    slot >= kd->nr_slots || record->reserved) {
+	    slot >= kd->nr_slots || old >= kd->nr_slots || (old && !intent) ||
+	    used > left) {
 		kc_error("journal block %llu has an impossible record", seq);
 		return -EINVAL;
 	}
-	while (count) {
+	for (i = 0; i < count; i++, block++) {
+		r = slot;
+		if (intent)
+			r = kc_replay_intent(kd, block,
+					     le64_to_cpu(sums[i / KC_SUMS].sum[i % KC_SUMS]),
+					     slot, old);
+		if (r < 0)
+			return r;
 		index = kc_map_index(block, &first);
-		n = min(count, KC_ENTRIES - first);
 		mb = kc_mapblk_get(kd, index);
 		if (IS_ERR(mb)) {
 			kc_error("cannot load map block %u for recovery", index);
 			return PTR_ERR(mb);
 		}
 		spin_lock_irq(&mb->lock);
-		for (i = first; i < first + n; i++)
-			mb->entries[i] = cpu_to_le16(slot);
+		mb->entries[first] = cpu_to_le16(r);
 		spin_unlock_irq(&mb->lock);
 		kc_mapblk_dirty(j, mb, seq);
 		kc_mapblk_put(kd, mb);
-		block += n;
-		count -= n;
+		/* Leave room in the cache; read-only it may grow. */
+		if (kd->mode == KC_RW && j->nr_dirty > kd->keymap.max_blocks / 2) {
+			r = kc_writeback(kd, 0);
+			if (r) {
+				kc_error("cannot write the recovered key map");
+				return r;
+			}
+		}
+		if (!(block % 1024))
+			cond_resched();
 	}
-	/* Leave room in the cache; read-only it may grow. */
-	if (kd->mode == KC_RW && j->nr_dirty > kd->keymap.max_blocks / 2)
-		return kc_writeback(kd, 0);
-	return 0;
+	return used;
 }
 
 /* Reads the journal block @seq would be in.  Return: 1 if one is there. */
@@ -678,9 +1011,9 @@ int kc_journal_recover(struct kc_dev *kd)
 			return -EINVAL;
 		}
 		durable = max(durable, le64_to_cpu(dj->durable));
-		for (i = 0; i < nr; i++) {
-			r = kc_replay_record(kd, &dj->records[i], seq);
-			if (r)
+		for (i = 0; i < nr; i += r) {
+			r = kc_replay_record(kd, &dj->records[i], nr - i, seq);
+			if (r < 0)
 				return r;
 		}
 		cond_resched();

@@ -20,6 +20,9 @@
  *    kc_mapblk.io is zero, during which all bios for the map block are parked,
  *    and then only the ones that overlap.  The order of "take io, look at slow"
  *    and "set slow, look at io" makes sure that one sees the other.
+ *  - After a strict change of owner its blocks are unsettled: only the checksum
+ *    of the intent tells what they hold after a crash, so they cannot be written
+ *    again before a commit has settled them.
  */
 
 #include <linux/hash.h>
@@ -382,7 +385,8 @@ static bool kc_mapblk_busy(const struct kc_mapblk *mb, unsigned int first,
 
 static void kc_mapblk_update_slow(struct kc_mapblk *mb)
 {
-	WRITE_ONCE(mb->slow, mb->draining || mb->reassigns);
+	WRITE_ONCE(mb->slow, mb->draining || mb->reassigns ||
+			     test_bit(KC_MB_UNSETTLED, &mb->flags));
 }
 
 /* Parks a bio; mb->lock held.  Its io becomes a pin. */
@@ -460,6 +464,16 @@ enum kc_claim kc_mapblk_claim_write(struct kc_io *io, u16 slot)
 	spin_lock_irqsave(&mb->lock, flags);
 	if (mb->draining || kc_mapblk_busy(mb, io->first, io->nr)) {
 		claim = kc_mapblk_park(io);
+		goto unlock;
+	}
+	if (find_next_bit(mb->unsettled, io->first + io->nr, io->first) <
+	    io->first + io->nr) {
+		if (READ_ONCE(kd->mode) == KC_RW) {
+			claim = kc_mapblk_park(io);
+			kc_journal_settle(kd);
+		} else {
+			claim = KC_CLAIM_FAIL;
+		}
 		goto unlock;
 	}
 	for (i = io->first; i < io->first + io->nr; i++) {
@@ -569,19 +583,65 @@ void kc_mapblk_end_change(struct kc_io *io, bool assign)
 	struct kc_mapblk *mb = io->mb;
 	LIST_HEAD(waiters);
 	unsigned long flags;
+	unsigned int i;
+	u16 old;
 
 	spin_lock_irqsave(&mb->lock, flags);
+	for (i = io->first; io->intent && assign && i < io->first + io->nr; i++) {
+		old = kc_entry(mb, i);
+		if (old != KC_SLOT_NONE && old != io->slot)
+			__set_bit(i, mb->unsettled);
+	}
+	if (io->intent) {
+		mb->intents--;
+		if (assign && !test_and_set_bit(KC_MB_UNSETTLED, &mb->flags))
+			atomic_inc(&kd->journal.unsettled);
+	}
 	if (assign && kc_mapblk_set(mb, io->first, io->nr, io->slot))
 		kc_journal_note(kd, mb);
 	bitmap_clear(mb->busy, io->first, io->nr);
-	if (io->reassign) {
+	if (io->reassign)
 		mb->reassigns--;
-		kc_mapblk_update_slow(mb);
-	}
+	kc_mapblk_update_slow(mb);
 	list_splice_init(&mb->waiters, &waiters);
 	spin_unlock_irqrestore(&mb->lock, flags);
 	kc_mapblk_restart(kd, &waiters);
 	kc_mapblk_unpin(kd, mb);
+}
+
+/**
+ * kc_mapblk_held() - does the journal have to keep this map block's intents?
+ * @mb:		the map block, its lock held
+ */
+bool kc_mapblk_held(struct kc_mapblk *mb)
+{
+	lockdep_assert_held(&mb->lock);
+	return mb->intents || test_bit(KC_MB_UNSETTLED, &mb->flags);
+}
+
+/**
+ * kc_mapblk_settle() - a commit of a map block's changes has ended
+ * @kd:		the device
+ * @mb:		the map block
+ * @durable:	what is in the journal is durable, and settled; changes not in
+ *		the journal yet are not
+ *
+ * Starts what waits for it again.  Process context.
+ */
+void kc_mapblk_settle(struct kc_dev *kd, struct kc_mapblk *mb, bool durable)
+{
+	LIST_HEAD(waiters);
+
+	spin_lock_irq(&mb->lock);
+	if (durable &&
+	    !bitmap_and(mb->unsettled, mb->unsettled, mb->unlogged, KC_ENTRIES) &&
+	    test_and_clear_bit(KC_MB_UNSETTLED, &mb->flags)) {
+		atomic_dec(&kd->journal.unsettled);
+		kc_mapblk_update_slow(mb);
+	}
+	list_splice_init(&mb->waiters, &waiters);
+	spin_unlock_irq(&mb->lock);
+	kc_mapblk_restart(kd, &waiters);
 }
 
 /* ---- the whole map ---- */

@@ -649,8 +649,7 @@ int kc_device_load(struct kc_dev *kd, const struct kc_keyref *ref, bool format,
 		goto exit_kdf;
 	}
 	if (!r)
-		r = kc_kdf_expand(kdf, KC_KDF_SEAL, kd->uuid, kd->seal_key,
-				  sizeof(kd->seal_key));
+		r = kc_seal_init(kd, kdf);
 	if (r) {
 		kc_error("cannot derive keys");
 		goto exit_kdf;
@@ -662,7 +661,6 @@ int kc_device_load(struct kc_dev *kd, const struct kc_keyref *ref, bool format,
 		goto exit_kdf;
 	}
 	device->state = KC_UNLOCKED;
-	kd->sealed_ok = true;
 	WRITE_ONCE(kd->live, true);
 	goto wipe;
 
@@ -700,15 +698,13 @@ static int kc_device_unlock(struct kc_dev *kd, const struct kc_keyref *ref,
 		r = kc_kdf_init(&kdf, kd->salt, bytes, ref->size);
 	memzero_explicit(bytes, sizeof(bytes));
 	if (!r) {
-		r = kc_kdf_expand(&kdf, KC_KDF_SEAL, kd->uuid, kd->seal_key,
-				  sizeof(kd->seal_key));
+		r = kc_seal_init(kd, &kdf);
 		kc_kdf_exit(&kdf);
 	}
 	if (r) {
 		kc_owner_lock(kd, device);
 		return r;
 	}
-	kd->sealed_ok = true;
 	WRITE_ONCE(kd->live, true);
 	DMINFO("%s: device key is back", dm_device_name(kd->md));
 	return 0;
@@ -788,10 +784,8 @@ void kc_keys_watch(struct work_struct *work)
 		kc_owner_lock(kd, owner);
 		kc_owner_unlock(kd, owner, false);
 	}
-	if (!kd->live && kd->sealed_ok && kc_keymap_forget(kd)) {
-		kd->sealed_ok = false;
-		memzero_explicit(kd->seal_key, sizeof(kd->seal_key));
-	}
+	if (!kd->live && kd->sealed_ok && kc_keymap_forget(kd))
+		kc_seal_wipe(kd);
 	mutex_unlock(&kd->lock);
 	queue_delayed_work(system_unbound_wq, &kd->watch, KC_WATCH_INTERVAL);
 }

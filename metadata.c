@@ -771,5 +771,5 @@ void kc_meta_exit(struct kc_dev *kd)
 	kvfree(kd->ks);
 	kvfree(kd->state_bits);
 	bitmap_free(kd->state_dirty);
-	memzero_explicit(kd->seal_key, sizeof(kd->seal_key));
+	kc_seal_wipe(kd);
 }

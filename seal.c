@@ -121,6 +121,41 @@ int kc_mac(const u8 *key, unsigned int key_size, const void *data,
 	return r;
 }
 
+/**
+ * kc_seal_init() - derive the sealing key and the seed of intent checksums
+ * @kd:		gets them
+ * @kdf:	of the device key
+ *
+ * May sleep.  Return: 0 or a negative errno.
+ */
+int kc_seal_init(struct kc_dev *kd, struct kc_kdf *kdf)
+{
+	__le64 seed;
+	int r;
+
+	r = kc_kdf_expand(kdf, KC_KDF_INTENT, kd->uuid, (u8 *)&seed, sizeof(seed));
+	if (!r)
+		r = kc_kdf_expand(kdf, KC_KDF_SEAL, kd->uuid, kd->seal_key,
+				  sizeof(kd->seal_key));
+	if (r)
+		return r;
+	kd->intent_seed = le64_to_cpu(seed);
+	memzero_explicit(&seed, sizeof(seed));
+	kd->sealed_ok = true;
+	return 0;
+}
+
+/**
+ * kc_seal_wipe() - wipe them
+ * @kd:		has them, or not
+ */
+void kc_seal_wipe(struct kc_dev *kd)
+{
+	kd->sealed_ok = false;
+	memzero_explicit(kd->seal_key, sizeof(kd->seal_key));
+	memzero_explicit(&kd->intent_seed, sizeof(kd->intent_seed));
+}
+
 static void kc_nonce(u8 nonce[XCHACHA20POLY1305_NONCE_SIZE], const u8 *unit,
 		     u64 area_sector)
 {
