@@ -46,8 +46,7 @@ check: setup
 
 demo: setup
 	+@$(MAKE) --no-print-directory module
-	@mkdir -p build/vm/demo/out && cp dm-keyed-crypt.ko build/vm/demo/out && rm -f build/vm/demo/*.img
-	@tests/vm --name demo --disk scratch=1G --mem 1G --timeout 600 -- tests/demo
+	@tests/demo
 
 shell: setup
 	+@$(MAKE) --no-print-directory module
