@@ -206,7 +206,9 @@ static struct key *kc_keyring_search(struct key *keyring, bool possessed,
 		return ERR_PTR(-EOPNOTSUPP);
 	found = keyring_search(make_key_ref(keyring, possessed), type, ref->desc,
 			       true);
-	return IS_ERR(found) ? ERR_CAST(found) : key_ref_to_ptr(found);
+	if (IS_ERR(found))	/* a search that finds nothing says EAGAIN */
+		return found == ERR_PTR(-EAGAIN) ? ERR_PTR(-ENOKEY) : ERR_CAST(found);
+	return key_ref_to_ptr(found);
 }
 
 /*
