@@ -218,6 +218,7 @@ static int kc_super_parse(struct kc_dev *kd, const struct kc_disk_super *ds,
 	}
 	if (memchr_inv(ds->reserved, 0, sizeof(ds->reserved)) ||
 	    !memchr(ds->cipher, 0, sizeof(ds->cipher)) ||
+	    disk.flags & ~KC_FLAG_IV_LARGE_SECTORS ||
 	    owner_blocks < 1 || owner_blocks > KC_OWNER_BLOCKS_MAX ||
 	    journal_blocks < KC_JOURNAL_BLOCKS_MIN ||
 	    journal_blocks > KC_JOURNAL_BLOCKS_MAX ||
