@@ -249,6 +249,12 @@ static int kc_msg_owner(struct kc_target *t, unsigned int argc, char **argv,
 			   verbs[i].usage);
 		return -EINVAL;
 	}
+	if (t->kd->mode != KC_RW &&
+	    (!strcmp(argv[1], "add") || !strcmp(argv[1], "ids"))) {
+		KC_MSG_ERR(t, "owner %s: the metadata %s", argv[1],
+			   t->kd->mode == KC_RO ? "is read-only" : "has failed");
+		return t->kd->mode == KC_RO ? -EROFS : -EIO;
+	}
 	if (!strcmp(argv[1], "add"))
 		return kc_msg_add(t, argv[2], argv[3], argv[4]);
 	if (!strcmp(argv[1], "list"))
