@@ -8,7 +8,8 @@
  *    the file's inode, whoever runs the writeback;
  *  - anonymous memory, and page cache that is not under writeback (a mapping of
  *    a file or of shared memory used as a buffer), comes from a direct write,
- *    which filesystems submit in the writer's own context;
+ *    which filesystems submit in the writer's own context; such a buffer may be
+ *    under writeback for its own file's sake, but only direct writes are REQ_IDLE;
  *  - everything else (the block device's own page cache, other inodes of the
  *    filesystem, slab, vmalloc, pages without mapping, swap) is nobody's in
  *    particular and goes under the device key.
@@ -273,7 +274,7 @@ static u16 kc_owner_of_current(struct kc_dev *kd, enum kc_owner_kind kind)
  * truncated meanwhile.
  */
 static u16 kc_owner_of_folio(struct kc_dev *kd, enum kc_owner_kind kind,
-			     struct folio *folio)
+			     struct folio *folio, bool direct)
 {
 	struct address_space *mapping;
 	struct inode *inode;
@@ -286,7 +287,7 @@ static u16 kc_owner_of_folio(struct kc_dev *kd, enum kc_owner_kind kind,
 	inode = mapping ? READ_ONCE(mapping->host) : NULL;
 	if (!inode)
 		return KC_SLOT_DEVICE;
-	if (!folio_test_writeback(folio))
+	if (direct || !folio_test_writeback(folio))
 		return S_ISBLK(inode->i_mode) ? KC_SLOT_DEVICE :
 						kc_owner_of_current(kd, kind);
 	/*
@@ -323,7 +324,7 @@ u16 kc_owner_of_bio(struct kc_dev *kd, enum kc_owner_kind kind,
 	for (n = 0; n < *nr_blocks; n++) {
 		folio = page_folio(bio_iter_page(bio, iter));
 		if (folio != last) {
-			s = kc_owner_of_folio(kd, kind, folio);
+			s = kc_owner_of_folio(kd, kind, folio, bio->bi_opf & REQ_IDLE);
 			last = folio;
 		}
 		if (!n)
