@@ -13,7 +13,7 @@
 #error "dm-keyed-crypt needs Linux 6.1 or later"
 #endif
 
-/* 6.8 made the open mode of a block device a type of its own. */
+/* 6.5 made the open mode of a block device a type of its own. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 5, 0)
 #define KC_MODE_WRITE	BLK_OPEN_WRITE
 #else

@@ -104,7 +104,7 @@ static KC_CRYPTO_DONE(kc_convert_done, arg)
 		WRITE_ONCE(io->status, BLK_STS_IOERR);
 	if (req != &io->req)
 		mempool_free(req, &io->t->req_pool);
-	if (atomic_dec_and_test(&io->ks->async))
+	if (bio_data_dir(io->bio) == READ && atomic_dec_and_test(&io->ks->async))
 		wake_up(&kd->wait_ref);
 	if (atomic_dec_and_test(&io->pending))
 		kc_convert_finish(io);
@@ -181,8 +181,13 @@ static bool kc_convert(struct kc_io *io, struct bio *src, struct bio *dst,
 			io->in.bi_size = 0;
 			break;
 		}
-		/* The driver has it, and kc_convert_done() frees it. */
-		atomic_inc(&io->ks->async);
+		/*
+		 * The driver has it, and kc_convert_done() frees it; perhaps it
+		 * already has.  That is no matter: who waits for async begins
+		 * after a grace period, and this is under RCU.
+		 */
+		if (src == dst)
+			atomic_inc(&io->ks->async);
 		req = NULL;
 		left--;
 	}

@@ -137,10 +137,7 @@ static void kc_change_start(struct kc_io *io, bool may_wait)
 	case KC_CLAIM_DRAIN:
 		io->change = true;
 		io->stage = KC_STAGE_DRAIN;
-		if (may_wait)
-			kc_change_drain(io);
-		else
-			kc_io_queue(io);
+		kc_io_queue(io);
 		break;
 	case KC_CLAIM_PARKED:
 		break;		/* may be running again already */
@@ -243,7 +240,8 @@ static void kc_io_work(struct work_struct *work)
 void kc_io_queue(struct kc_io *io)
 {
 	INIT_WORK(&io->work, kc_io_work);
-	queue_work(io->t->kd->slow_wq, &io->work);
+	queue_work(io->stage == KC_STAGE_DRAIN ? io->t->kd->drain_wq :
+						 io->t->kd->slow_wq, &io->work);
 }
 
 static void kc_flush_endio(struct bio *bio)
@@ -379,6 +377,8 @@ static void kc_dev_free(struct kc_dev *kd)
 	}
 	if (kd->slow_wq)
 		destroy_workqueue(kd->slow_wq);
+	if (kd->drain_wq)
+		destroy_workqueue(kd->drain_wq);
 	if (kd->crypt_wq)
 		destroy_workqueue(kd->crypt_wq);
 	kc_keys_exit(kd);
@@ -429,11 +429,13 @@ static struct kc_dev *kc_dev_alloc(struct dm_target *ti, struct block_device *bd
 		goto free;
 	kd->slow_wq = alloc_workqueue("kc_slow/%s", WQ_MEM_RECLAIM | WQ_UNBOUND,
 				      0, dm_device_name(kd->md));
+	kd->drain_wq = alloc_workqueue("kc_drain/%s", WQ_MEM_RECLAIM | WQ_UNBOUND,
+				       0, dm_device_name(kd->md));
 	kd->crypt_wq = alloc_workqueue("kc_crypt/%s", WQ_MEM_RECLAIM | WQ_CPU_INTENSIVE,
 				       0, dm_device_name(kd->md));
 	kd->journal_wq = alloc_ordered_workqueue("kc_journal/%s", WQ_MEM_RECLAIM,
 						 dm_device_name(kd->md));
-	if (!kd->slow_wq || !kd->crypt_wq || !kd->journal_wq)
+	if (!kd->slow_wq || !kd->drain_wq || !kd->crypt_wq || !kd->journal_wq)
 		goto free;
 	return kd;
 free:
@@ -447,13 +449,6 @@ static unsigned int kc_cache_blocks(unsigned int mib)
 	return div_u64((u64)mib << 20,
 		       roundup_pow_of_two(sizeof(struct kc_mapblk)) +
 		       roundup_pow_of_two(KC_ENTRIES * sizeof(__le16)));
-}
-
-static void kc_dev_data(struct kc_dev *kd, struct kc_target *t)
-{
-	kd->data_bdev = t->dev->bdev;
-	kd->data_start = t->start;
-	kd->same_bdev = kd->data_bdev == kd->meta_bdev;
 }
 
 /* Opens a metadata area nobody has open. */
@@ -471,7 +466,9 @@ static struct kc_dev *kc_dev_open(struct kc_target *t, struct block_device *bdev
 		return ERR_PTR(-ENOMEM);
 	}
 	kd->meta_start = t->meta_offset;
-	kc_dev_data(kd, t);
+	kd->data_bdev = t->dev->bdev;
+	kd->data_start = t->start;
+	kd->same_bdev = bdev == t->dev->bdev;
 	kd->cipher = *cipher;
 	kd->mode = dm_table_get_mode(t->ti->table) & KC_MODE_WRITE ? KC_RW : KC_RO;
 	kd->keyring = key_get(t->keyring);
@@ -535,16 +532,27 @@ static struct kc_dev *kc_dev_get(struct kc_target *t, struct block_device *bdev,
 				 dm_device_name(kd->md));
 			return ERR_PTR(-EBUSY);
 		}
-		if (kd->mode == KC_FAILED)
-			continue;
+		if (kd->mode == KC_FAILED) {
+			/* Recovery must not race with what it has under way. */
+			if (dm_suspended(t->ti))
+				continue;
+			kc_error("the metadata of the live table has failed: suspend the device before loading a table");
+			return ERR_PTR(-EBUSY);
+		}
 		if (rw != (kd->mode == KC_RW)) {
 			kc_error("the live table is %s: remove the device to change that",
 				 rw ? "read-only" : "read-write");
 			return ERR_PTR(-EBUSY);
 		}
+		if (kd->data_bdev != t->dev->bdev || kd->data_start != t->start) {
+			kc_error("the live table has its data at sector %llu of %pg, not at %llu of %pg: remove the device to change that",
+				 (u64)kd->data_start, kd->data_bdev, (u64)t->start,
+				 t->dev->bdev);
+			return ERR_PTR(-EBUSY);
+		}
 		r = kc_meta_match(kd, params);
 		if (!r)
-			r = kc_device_reload(kd, &t->ref);
+			r = kc_device_reload(kd, &t->ref, t->keyring);
 		if (r)
 			return ERR_PTR(r);
 		kd->loading = t->ti->table;
@@ -851,7 +859,6 @@ static int kc_preresume(struct dm_target *ti)
 	mutex_lock(&kd->event_lock);
 	kd->table = ti->table;
 	mutex_unlock(&kd->event_lock);
-	kc_dev_data(kd, t);
 	kc_keymap_resize(kd, kc_cache_blocks(t->meta_cache));
 	mutex_lock(&kd->lock);
 	old = kd->keyring;
@@ -1019,6 +1026,8 @@ static void kc_io_hints(struct dm_target *ti, struct queue_limits *limits)
 	limits->logical_block_size = max(limits->logical_block_size, size);
 	limits->physical_block_size = max(limits->physical_block_size, size);
 	limits->io_min = max(limits->io_min, size);
+	if (ti->num_discard_bios)
+		limits->discard_granularity = max(limits->discard_granularity, size);
 	/* No block lies across two pieces of memory. */
 	limits->dma_alignment = limits->logical_block_size - 1;
 }

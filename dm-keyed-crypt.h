@@ -128,6 +128,7 @@ struct kc_keyref {
  * @slot:	its number on disk
  * @dead:	locked: no plaintext may come out of it any more
  * @async:	decryptions handed to an asynchronous cipher driver
+ * @dying:	locked, but decryptions may still go on
  * @kd:		the device
  * @free_work:	frees it in process context
  *
@@ -141,6 +142,7 @@ struct kc_keyslot {
 	u16 slot;
 	bool dead;
 	atomic_t async;
+	struct list_head dying;
 	struct kc_dev *kd;
 	struct work_struct free_work;
 };
@@ -172,8 +174,6 @@ struct kc_id_range {
  * @state:	whether its key is loaded
  * @held:	locked by message: not unlocked without one
  * @home:	the keyring its key was last found in
- * @wrong:	serial of the last key refused
- * @wrong_payload: and its payload, so it is not tried again and again
  *
  * Protected by kd->lock.
  */
@@ -187,8 +187,6 @@ struct kc_owner {
 	enum kc_lock_state state;
 	bool held;
 	struct key *home;
-	key_serial_t wrong;
-	const void *wrong_payload;
 };
 
 int kc_keyref_parse(struct kc_keyref *ref, const char *s, const char **error);
@@ -201,7 +199,8 @@ int kc_owner_unlock(struct kc_dev *kd, struct kc_owner *owner, bool callers);
 void kc_owner_lock(struct kc_dev *kd, struct kc_owner *owner);
 int kc_device_load(struct kc_dev *kd, const struct kc_keyref *ref, bool format,
 		   struct kc_kdf *kdf);
-int kc_device_reload(struct kc_dev *kd, const struct kc_keyref *ref);
+int kc_device_reload(struct kc_dev *kd, const struct kc_keyref *ref,
+		     struct key *keyring);
 struct kc_keyslot *kc_keyslot_get(struct kc_dev *kd, u16 slot);
 bool kc_keyslot_valid(struct kc_dev *kd, u16 slot);
 void kc_keyslot_put(struct kc_keyslot *ks);
@@ -381,7 +380,7 @@ bool kc_keymap_forget(struct kc_dev *kd);
 
 /**
  * struct kc_journal - the journal
- * @lock:	protects the lists and @work_flags; taken in interrupts
+ * @lock:	protects all up to @work; taken in interrupts
  * @unlogged:	map blocks with changes not yet in the journal
  * @waiters:	flushes and FUA writes waiting for a commit (struct kc_io.list)
  * @intents:	encrypted writes waiting for their intents (struct kc_io.list)
@@ -503,7 +502,8 @@ enum kc_mode {
  * @state_dirty: state units to be written
  * @keymap:	the map in memory
  * @journal:	the journal
- * @slow_wq:	bios that must sleep
+ * @slow_wq:	bios that must wait for a map block
+ * @drain_wq:	bios that hold one and must wait for others
  * @crypt_wq:	decryption that cannot be done where the read completed
  * @journal_wq:	the journal worker
  * @wait_ref:	for keyslots to be freed
@@ -564,6 +564,7 @@ struct kc_dev {
 	struct kc_journal journal;
 
 	struct workqueue_struct *slow_wq;
+	struct workqueue_struct *drain_wq;
 	struct workqueue_struct *crypt_wq;
 	struct workqueue_struct *journal_wq;
 

@@ -42,7 +42,10 @@
 #define KC_SUPER_BLOCK_2	16	/* past what a partition table overwrites */
 #define KC_OWNER_START		32
 
-#define KC_OWNER_BLOCKS		512	/* what a new area gets: 4096 slots */
+/* A new area gets a slot for 512 data blocks, but 1024 to 4096 of them. */
+#define KC_OWNER_BLOCKS_SHIFT	12
+#define KC_OWNER_BLOCKS_LOW	128
+#define KC_OWNER_BLOCKS_HIGH	512
 #define KC_OWNER_BLOCKS_MAX	8192	/* 65536 slots, all a 16-bit entry can name */
 #define KC_JOURNAL_BLOCKS	256	/* what a new area gets: 1 MiB */
 #define KC_JOURNAL_BLOCKS_MIN	128

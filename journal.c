@@ -1032,8 +1032,10 @@ int kc_journal_recover(struct kc_dev *kd)
 			 end, durable - 1);
 		return -EBADMSG;
 	}
-	if (kd->mode != KC_RW)
+	if (kd->mode != KC_RW) {
+		j->recovering = false;
 		return 0;
+	}
 	/*
 	 * Blocks from before the crash may lie behind the end.  Skipping a round
 	 * makes sure that none of them can follow a new one.

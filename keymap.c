@@ -102,20 +102,6 @@ void kc_keymap_exit(struct kc_dev *kd)
 	kvfree(map->hash);
 }
 
-/**
- * kc_keymap_resize() - set the bound of the cache
- * @kd:		the device
- * @max_blocks:	bound on the map blocks in memory
- *
- * A lower bound is reached as blocks are evicted.  Process context.
- */
-void kc_keymap_resize(struct kc_dev *kd, unsigned int max_blocks)
-{
-	mutex_lock(&kd->keymap.lock);
-	kd->keymap.max_blocks = max(max_blocks, (unsigned int)KC_MIN_MAPBLKS);
-	mutex_unlock(&kd->keymap.lock);
-}
-
 static struct hlist_head *kc_bucket(struct kc_keymap *map, u32 index)
 {
 	return &map->hash[hash_32(index, map->hash_bits)];
@@ -199,6 +185,38 @@ static bool kc_mapblk_evict(struct kc_mapblk *mb)
 	return true;
 }
 
+/**
+ * kc_keymap_resize() - set the bound of the cache
+ * @kd:		the device
+ * @max_blocks:	bound on the map blocks in memory
+ *
+ * Frees what is beyond a lower bound and not in use; the journal does not write
+ * back for that.  Process context.
+ */
+void kc_keymap_resize(struct kc_dev *kd, unsigned int max_blocks)
+{
+	struct kc_keymap *map = &kd->keymap;
+	struct kc_mapblk *mb, *tmp;
+	LIST_HEAD(unused);
+	unsigned int excess;
+
+	mutex_lock(&map->lock);
+	map->max_blocks = max(max_blocks, (unsigned int)KC_MIN_MAPBLKS);
+	excess = map->nr_blocks - min(map->nr_blocks, map->max_blocks);
+	list_for_each_entry_safe(mb, tmp, &map->blocks, list) {
+		if (!excess)
+			break;
+		if (kc_mapblk_evict(mb)) {
+			list_move(&mb->list, &unused);
+			excess--;
+		}
+	}
+	synchronize_rcu();	/* nobody who is looking at them is left */
+	list_for_each_entry_safe(mb, tmp, &unused, list)
+		kc_mapblk_free(map, mb);
+	mutex_unlock(&map->lock);
+}
+
 /* A map block to load something into; kd->keymap.lock held. */
 static struct kc_mapblk *kc_mapblk_take(struct kc_dev *kd)
 {
@@ -280,6 +298,7 @@ static struct kc_mapblk *kc_mapblk_find(struct kc_keymap *map, u32 index)
 struct kc_mapblk *kc_mapblk_get(struct kc_dev *kd, u32 index)
 {
 	struct kc_keymap *map = &kd->keymap;
+	unsigned int tries = 0;
 	struct kc_mapblk *mb;
 	DEFINE_WAIT(wait);
 	struct page *page;
@@ -311,6 +330,10 @@ again:
 	mb = kc_mapblk_take(kd);
 	if (!mb) {
 		/* All in use or dirty: write some back, and wait for any. */
+		if (kd->journal.recovering) {
+			mutex_unlock(&map->lock);
+			return ERR_PTR(-ENOMEM);
+		}
 		prepare_to_wait(&map->wait, &wait, TASK_UNINTERRUPTIBLE);
 		mutex_unlock(&map->lock);
 		kc_journal_kick(kd);
@@ -318,6 +341,9 @@ again:
 		finish_wait(&map->wait, &wait);
 		if (READ_ONCE(kd->mode) == KC_FAILED)
 			return ERR_PTR(-EIO);
+		/* Read-only, what recovery changed stays for ever. */
+		if (kd->mode == KC_RO && ++tries == 100)
+			return ERR_PTR(-ENOMEM);
 		goto again;
 	}
 	atomic_inc(&mb->pins);
@@ -383,10 +409,11 @@ static bool kc_mapblk_busy(const struct kc_mapblk *mb, unsigned int first,
 	return find_next_bit(mb->busy, first + nr, first) < first + nr;
 }
 
+/* Who sees that it is not slow any more must see the entries as they are. */
 static void kc_mapblk_update_slow(struct kc_mapblk *mb)
 {
-	WRITE_ONCE(mb->slow, mb->draining || mb->reassigns ||
-			     test_bit(KC_MB_UNSETTLED, &mb->flags));
+	smp_store_release(&mb->slow, mb->draining || mb->reassigns ||
+				     test_bit(KC_MB_UNSETTLED, &mb->flags));
 }
 
 /* Parks a bio; mb->lock held.  Its io becomes a pin. */
@@ -427,7 +454,7 @@ enum kc_claim kc_mapblk_claim_read(struct kc_io *io)
 	enum kc_claim claim = KC_CLAIM_OWN;
 	unsigned long flags;
 
-	if (likely(!READ_ONCE(mb->slow)))
+	if (likely(!smp_load_acquire(&mb->slow)))
 		return KC_CLAIM_OWN;
 	spin_lock_irqsave(&mb->lock, flags);
 	if (mb->draining || kc_mapblk_busy(mb, io->first, io->nr))
@@ -451,12 +478,13 @@ enum kc_claim kc_mapblk_claim_write(struct kc_io *io, u16 slot)
 {
 	struct kc_mapblk *mb = io->mb;
 	struct kc_dev *kd = io->t->kd;
-	enum kc_claim claim = KC_CLAIM_OWN;
+	/* A discard changes its blocks in any case: writes must not overtake it. */
+	enum kc_claim claim = slot == KC_SLOT_NONE ? KC_CLAIM_CHANGE : KC_CLAIM_OWN;
 	unsigned int i, reassigned = 0;
 	unsigned long flags;
 	u16 old;
 
-	if (likely(!READ_ONCE(mb->slow) && slot != KC_SLOT_NONE &&
+	if (likely(!smp_load_acquire(&mb->slow) && slot != KC_SLOT_NONE &&
 		   kc_mapblk_run(mb, io->first, io->nr, &old) == io->nr &&
 		   old == slot))
 		return KC_CLAIM_OWN;
@@ -480,8 +508,7 @@ enum kc_claim kc_mapblk_claim_write(struct kc_io *io, u16 slot)
 		old = kc_entry(mb, i);
 		if (old == slot)
 			continue;
-		if (claim == KC_CLAIM_OWN)
-			claim = KC_CLAIM_CHANGE;
+		claim = KC_CLAIM_CHANGE;
 		if (old != KC_SLOT_NONE)
 			reassigned++;
 	}
@@ -652,11 +679,11 @@ void kc_mapblk_settle(struct kc_dev *kd, struct kc_mapblk *mb, bool durable)
  * @counts:	kd->nr_slots counters, zero; entries beyond are not counted
  *
  * Reads every map block ever written, without bringing them into the cache.
- * Process context; gives up on a fatal signal.  Return: 0 or a negative errno.
+ * Changes meanwhile are counted or not.  Process context; gives up on a fatal
+ * signal.  Return: 0 or a negative errno.
  */
 int kc_keymap_count(struct kc_dev *kd, u64 *counts)
 {
-	struct kc_keymap *map = &kd->keymap;
 	struct kc_mapblk copy = {}, *mb;
 	unsigned int i;
 	u32 index;
@@ -671,20 +698,17 @@ int kc_keymap_count(struct kc_dev *kd, u64 *counts)
 		goto out;
 	}
 	for (index = 0; index < kd->layout.map_blocks; index++) {
-		/* Not evicted, loaded or written for the first time meanwhile. */
-		mutex_lock(&map->lock);
-		mb = kc_mapblk_find(map, index);
-		if (mb && test_bit(KC_MB_VALID, &mb->flags)) {
+		mb = kc_mapblk_get_fast(kd, index);
+		if (mb) {
 			memcpy(copy.entries, mb->entries,
 			       KC_ENTRIES * sizeof(*copy.entries));
+			kc_mapblk_put(kd, mb);
 		} else if (kc_meta_test_state(kd, index)) {
 			copy.index = index;
 			r = kc_mapblk_load(kd, &copy, buf);
 		} else {
-			mutex_unlock(&map->lock);
 			continue;
 		}
-		mutex_unlock(&map->lock);
 		if (!r && fatal_signal_pending(current))
 			r = -EINTR;
 		if (r)

@@ -398,8 +398,8 @@ put_key:
 	return r;
 }
 
-/* Makes a key unusable; when it returns, no plaintext comes out of it. */
-static void kc_keyslot_kill(struct kc_dev *kd, u32 slot)
+/* Makes a key unusable for new bios, and its decryptions end. */
+static void kc_keyslot_kill(struct kc_dev *kd, u32 slot, struct list_head *dying)
 {
 	struct kc_keyslot *ks = rcu_dereference_protected(kd->ks[slot],
 						lockdep_is_held(&kd->lock));
@@ -410,10 +410,23 @@ static void kc_keyslot_kill(struct kc_dev *kd, u32 slot)
 	WRITE_ONCE(ks->dead, true);
 	RCU_INIT_POINTER(kd->ks[slot], NULL);
 	percpu_ref_kill(&ks->ref);
-	synchronize_rcu();	/* decryption runs under RCU */
-	wait_event(kd->wait_ref, !atomic_read(&ks->async));
-	percpu_ref_put(&ks->ref);
+	list_add_tail(&ks->dying, dying);
 	trace_keyed_crypt_key(kd->md, slot, KC_LOCKED);
+}
+
+/* When it returns, no plaintext comes out of the keys killed. */
+static void kc_keyslots_quiesce(struct kc_dev *kd, struct list_head *dying)
+{
+	struct kc_keyslot *ks, *tmp;
+
+	if (list_empty(dying))
+		return;
+	synchronize_rcu();	/* decryption runs under RCU */
+	list_for_each_entry_safe(ks, tmp, dying, dying) {
+		wait_event(kd->wait_ref, !atomic_read(&ks->async));
+		list_del(&ks->dying);
+		percpu_ref_put(&ks->ref);
+	}
 }
 
 /**
@@ -536,22 +549,14 @@ int kc_owner_unlock(struct kc_dev *kd, struct kc_owner *owner, bool callers)
 		owner->state = KC_LOCKED;
 		return PTR_ERR(key);
 	}
-	if (owner->state == KC_WRONG_KEY && owner->wrong == key->serial &&
-	    owner->wrong_payload == kc_key_payload(key)) {
-		key_put(key);
-		return -EKEYREJECTED;
-	}
 	r = kc_key_copy(key, &owner->ref, bytes, &payload);
 	if (!r)
 		r = kc_key_check(kd, bytes, owner->ref.size, check);
 	if (!r && crypto_memneq(check, owner->check, sizeof(check)))
 		r = -EKEYREJECTED;
-	if (r == -EKEYREJECTED) {
-		owner->state = KC_WRONG_KEY;
-		owner->wrong = key->serial;
-		owner->wrong_payload = payload;
+	if (r == -EKEYREJECTED && owner->state != KC_WRONG_KEY)
 		trace_keyed_crypt_key(kd->md, owner->slot, KC_WRONG_KEY);
-	}
+	owner->state = r == -EKEYREJECTED ? KC_WRONG_KEY : KC_LOCKED;
 	if (!r)
 		r = kc_keyslot_publish(kd, owner->slot, key, payload, bytes,
 				       owner->ref.size);
@@ -561,6 +566,14 @@ int kc_owner_unlock(struct kc_dev *kd, struct kc_owner *owner, bool callers)
 	if (!r)
 		owner->state = KC_UNLOCKED;
 	return r;
+}
+
+static void kc_owner_kill(struct kc_dev *kd, struct kc_owner *owner,
+			  struct list_head *dying)
+{
+	kc_keyslot_kill(kd, owner->slot, dying);
+	if (owner->state == KC_UNLOCKED)
+		owner->state = KC_LOCKED;
 }
 
 /**
@@ -573,10 +586,11 @@ int kc_owner_unlock(struct kc_dev *kd, struct kc_owner *owner, bool callers)
  */
 void kc_owner_lock(struct kc_dev *kd, struct kc_owner *owner)
 {
+	LIST_HEAD(dying);
+
 	lockdep_assert_held(&kd->lock);
-	kc_keyslot_kill(kd, owner->slot);
-	if (owner->state == KC_UNLOCKED)
-		owner->state = KC_LOCKED;
+	kc_owner_kill(kd, owner, &dying);
+	kc_keyslots_quiesce(kd, &dying);
 }
 
 /* Is the loaded key of @owner still the one a search finds? */
@@ -599,6 +613,70 @@ static bool kc_owner_still(struct kc_dev *kd, struct kc_owner *owner)
 
 /* ---- the device key ---- */
 
+/*
+ * Finds the device key, compares or (@format) records its check value, derives
+ * the sealing key and publishes the keyslot.  On success @kdf is the caller's
+ * to end.
+ */
+static int kc_device_find(struct kc_dev *kd, const struct kc_keyref *ref,
+			  bool callers, bool format, struct kc_kdf *kdf)
+{
+	struct kc_owner *device = &kd->device;
+	u8 bytes[KC_MAX_KEY_SIZE], check[KC_CHECK_SIZE];
+	const void *payload;
+	struct key *key;
+	int r;
+
+	lockdep_assert_held(&kd->lock);
+	device->ref = *ref;
+	device->slot = KC_SLOT_DEVICE;
+	key = kc_key_find(kd, device, ref, callers);
+	if (IS_ERR(key))
+		return PTR_ERR(key);
+	r = kc_key_copy(key, ref, bytes, &payload);
+	if (r)
+		goto put_key;
+	r = kc_kdf_init(kdf, kd->salt, bytes, ref->size);
+	if (r)
+		goto put_key;
+	r = kc_kdf_expand(kdf, KC_KDF_CHECK, kd->uuid, check, sizeof(check));
+	if (!r && format)
+		memcpy(device->check, check, sizeof(check));
+	if (!r && crypto_memneq(check, device->check, sizeof(check)))
+		r = -EKEYREJECTED;
+	if (!r)
+		r = kc_seal_init(kd, kdf);
+	if (!r) {
+		r = kc_keyslot_publish(kd, KC_SLOT_DEVICE, key, payload, bytes,
+				       ref->size);
+		key = NULL;
+	}
+	if (!r) {
+		device->state = KC_UNLOCKED;
+		WRITE_ONCE(kd->live, true);
+	} else {
+		kc_kdf_exit(kdf);
+	}
+put_key:
+	memzero_explicit(bytes, sizeof(bytes));
+	key_put(key);
+	return r;
+}
+
+static void kc_device_error(const struct kc_keyref *ref, int error)
+{
+	const char *what = "not found";
+
+	if (error == -EKEYREJECTED)
+		what = "is the wrong one: its size or check value is not the recorded one";
+	else if (error == -EINVAL)
+		what = "is not one the cipher takes";
+	else if (error == -ENOMEM)
+		what = "cannot be loaded: out of memory";
+	kc_error("device key :%u:%s:%s %s", ref->size, kc_key_types[ref->type],
+		 ref->desc, what);
+}
+
 /**
  * kc_device_load() - load the device key for the first time
  * @kd:		the device, with its salt and UUID
@@ -612,67 +690,13 @@ static bool kc_owner_still(struct kc_dev *kd, struct kc_owner *owner)
 int kc_device_load(struct kc_dev *kd, const struct kc_keyref *ref, bool format,
 		   struct kc_kdf *kdf)
 {
-	struct kc_owner *device = &kd->device;
-	u8 bytes[KC_MAX_KEY_SIZE], check[KC_CHECK_SIZE];
-	const void *payload;
-	struct key *key;
 	int r;
 
 	mutex_lock(&kd->lock);
-	device->ref = *ref;
-	device->slot = KC_SLOT_DEVICE;
-	key = kc_key_find(kd, device, ref, true);
-	if (IS_ERR(key)) {
-		r = PTR_ERR(key);
-		kc_error("device key :%u:%s:%s not found", ref->size,
-			 kc_key_types[ref->type], ref->desc);
-		goto unlock;
-	}
-	r = kc_key_copy(key, ref, bytes, &payload);
-	if (r) {
-		kc_error("device key :%u:%s:%s %s", ref->size,
-			 kc_key_types[ref->type], ref->desc,
-			 r == -EKEYREJECTED ? "has another size" : "is not valid");
-		key_put(key);
-		goto wipe;
-	}
-	r = kc_kdf_init(kdf, kd->salt, bytes, ref->size);
-	if (r) {
-		kc_error("cannot derive keys");
-		key_put(key);
-		goto wipe;
-	}
-	r = kc_kdf_expand(kdf, KC_KDF_CHECK, kd->uuid, check, sizeof(check));
-	if (!r && format)
-		memcpy(device->check, check, sizeof(check));
-	if (!r && crypto_memneq(check, device->check, sizeof(check))) {
-		kc_error("device key is the wrong one: its check value is not the recorded one");
-		r = -EKEYREJECTED;
-		goto exit_kdf;
-	}
-	if (!r)
-		r = kc_seal_init(kd, kdf);
-	if (r) {
-		kc_error("cannot derive keys");
-		goto exit_kdf;
-	}
-	r = kc_keyslot_publish(kd, KC_SLOT_DEVICE, key, payload, bytes, ref->size);
-	key = NULL;
-	if (r) {
-		kc_error("the cipher does not take a key of %u bytes", ref->size);
-		goto exit_kdf;
-	}
-	device->state = KC_UNLOCKED;
-	WRITE_ONCE(kd->live, true);
-	goto wipe;
-
-exit_kdf:
-	kc_kdf_exit(kdf);
-	key_put(key);
-wipe:
-	memzero_explicit(bytes, sizeof(bytes));
-unlock:
+	r = kc_device_find(kd, ref, true, format, kdf);
 	mutex_unlock(&kd->lock);
+	if (r)
+		kc_device_error(ref, r);
 	return r;
 }
 
@@ -680,34 +704,13 @@ unlock:
 static int kc_device_unlock(struct kc_dev *kd, const struct kc_keyref *ref,
 			    bool callers)
 {
-	struct kc_owner *device = &kd->device;
-	u8 bytes[KC_MAX_KEY_SIZE];
-	struct kc_keyslot *ks;
-	const void *payload;
 	struct kc_kdf kdf;
 	int r;
 
-	device->ref = *ref;
-	r = kc_owner_unlock(kd, device, callers);
+	r = kc_device_find(kd, ref, callers, false, &kdf);
 	if (r)
 		return r;
-	ks = rcu_dereference_protected(kd->ks[KC_SLOT_DEVICE],
-				       lockdep_is_held(&kd->lock));
-	r = kc_key_copy(ks->key, ref, bytes, &payload);
-	if (!r && payload != ks->payload)
-		r = -EKEYREJECTED;
-	if (!r)
-		r = kc_kdf_init(&kdf, kd->salt, bytes, ref->size);
-	memzero_explicit(bytes, sizeof(bytes));
-	if (!r) {
-		r = kc_seal_init(kd, &kdf);
-		kc_kdf_exit(&kdf);
-	}
-	if (r) {
-		kc_owner_lock(kd, device);
-		return r;
-	}
-	WRITE_ONCE(kd->live, true);
+	kc_kdf_exit(&kdf);
 	DMINFO("%s: device key is back", dm_device_name(kd->md));
 	return 0;
 }
@@ -716,38 +719,41 @@ static int kc_device_unlock(struct kc_dev *kd, const struct kc_keyref *ref,
  * kc_device_reload() - check the device key a further table line names
  * @kd:		the device
  * @ref:	the device key
+ * @keyring:	the table line's keyring
  *
  * Process context of the caller.  Return: 0 or a negative errno with an error
  * said.
  */
-int kc_device_reload(struct kc_dev *kd, const struct kc_keyref *ref)
+int kc_device_reload(struct kc_dev *kd, const struct kc_keyref *ref,
+		     struct key *keyring)
 {
 	struct kc_owner probe = { .slot = KC_SLOT_DEVICE, .ref = *ref };
 	u8 check[KC_CHECK_SIZE];
 	int r;
 
 	mutex_lock(&kd->lock);
+	swap(kd->keyring, keyring);
 	r = kc_owner_check(kd, &probe, check);
 	if (!r && crypto_memneq(check, kd->device.check, sizeof(check)))
 		r = -EKEYREJECTED;
 	if (!r && !kd->live)
 		r = kc_device_unlock(kd, ref, true);
-	if (!r)
+	if (!r) {
 		kd->device.ref = *ref;
-	if (!r && probe.home)
 		swap(probe.home, kd->device.home);
+	}
+	swap(kd->keyring, keyring);
 	mutex_unlock(&kd->lock);
 	key_put(probe.home);
 	if (r)
-		kc_error("device key :%u:%s:%s %s", ref->size,
-			 kc_key_types[ref->type], ref->desc,
-			 r == -EKEYREJECTED ? "is the wrong one" : "not found");
+		kc_device_error(ref, r);
 	return r;
 }
 
 /* The device key is gone: nothing can be read, metadata neither. */
 static void kc_device_lost(struct kc_dev *kd)
 {
+	LIST_HEAD(dying);
 	u32 slot;
 
 	if (kd->live) {
@@ -755,10 +761,11 @@ static void kc_device_lost(struct kc_dev *kd)
 		       dm_device_name(kd->md));
 		WRITE_ONCE(kd->live, false);
 	}
+	kc_owner_kill(kd, &kd->device, &dying);
 	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++)
 		if (kd->owners[slot])
-			kc_owner_lock(kd, kd->owners[slot]);
-	kc_owner_lock(kd, &kd->device);
+			kc_owner_kill(kd, kd->owners[slot], &dying);
+	kc_keyslots_quiesce(kd, &dying);
 }
 
 /**
@@ -771,20 +778,27 @@ static void kc_device_lost(struct kc_dev *kd)
 void kc_keys_watch(struct work_struct *work)
 {
 	struct kc_dev *kd = container_of(to_delayed_work(work), struct kc_dev, watch);
+	struct kc_keyref ref;
 	struct kc_owner *owner;
+	LIST_HEAD(dying);
 	u32 slot;
 
 	mutex_lock(&kd->lock);
 	if (!kc_owner_still(kd, &kd->device)) {
 		kc_device_lost(kd);
-		kc_device_unlock(kd, &kd->device.ref, false);
+		ref = kd->device.ref;
+		kc_device_unlock(kd, &ref, false);
 	}
 	for (slot = KC_SLOT_FIRST_OWNER; kd->live && slot < kd->nr_slots; slot++) {
 		owner = kd->owners[slot];
-		if (!owner || owner->held || kc_owner_still(kd, owner))
-			continue;
-		kc_owner_lock(kd, owner);
-		kc_owner_unlock(kd, owner, false);
+		if (owner && !owner->held && !kc_owner_still(kd, owner))
+			kc_owner_kill(kd, owner, &dying);
+	}
+	kc_keyslots_quiesce(kd, &dying);
+	for (slot = KC_SLOT_FIRST_OWNER; kd->live && slot < kd->nr_slots; slot++) {
+		owner = kd->owners[slot];
+		if (owner && !owner->held && owner->state != KC_UNLOCKED)
+			kc_owner_unlock(kd, owner, false);
 	}
 	if (!kd->live && kd->sealed_ok && kc_keymap_forget(kd))
 		kc_seal_wipe(kd);
@@ -800,11 +814,13 @@ void kc_keys_watch(struct work_struct *work)
  */
 void kc_keys_exit(struct kc_dev *kd)
 {
+	LIST_HEAD(dying);
 	u32 slot;
 
 	mutex_lock(&kd->lock);
 	for (slot = 0; kd->ks && slot < kd->nr_slots; slot++)
-		kc_keyslot_kill(kd, slot);
+		kc_keyslot_kill(kd, slot, &dying);
+	kc_keyslots_quiesce(kd, &dying);
 	mutex_unlock(&kd->lock);
 	wait_event(kd->wait_ref, !atomic_read(&kd->nr_keyslots));
 	key_put(kd->device.home);

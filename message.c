@@ -73,7 +73,7 @@ static const char *kc_key_user(struct kc_dev *kd, const u8 check[KC_CHECK_SIZE])
 
 /* owner add <name> <ids> <key> */
 static int kc_msg_add(struct kc_target *t, const char *name, const char *ids,
-		      const char *key)
+		      char *key)
 {
 	struct kc_dev *kd = t->kd;
 	struct kc_owner *owner;
@@ -107,6 +107,8 @@ static int kc_msg_add(struct kc_target *t, const char *name, const char *ids,
 		goto free;
 	r = kc_keyref_parse(&owner->ref, key, &error);
 	if (r) {
+		/* It may be a key by mistake. */
+		memzero_explicit(key, strlen(key));
 		KC_MSG_ERR(t, "owner %s: %s", name, error);
 		goto free;
 	}
@@ -170,8 +172,8 @@ static int kc_msg_unlock(struct kc_target *t, struct kc_owner *owner)
 {
 	int r = 0;
 
-	if (owner->state != KC_UNLOCKED) {
-		owner->wrong = 0;
+	if (!kc_keyslot_valid(t->kd, owner->slot)) {
+		kc_owner_lock(t->kd, owner);
 		r = kc_owner_unlock(t->kd, owner, true);
 	}
 	if (r)
@@ -201,6 +203,7 @@ static int kc_msg_list(struct kc_target *t, char *result, unsigned int maxlen)
 		KC_MSG_ERR(t, "owner list: cannot read the key map: %d", r);
 		goto out;
 	}
+	mutex_lock(&kd->lock);
 	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++) {
 		struct kc_owner *owner = kd->owners[slot];
 
@@ -212,6 +215,7 @@ static int kc_msg_list(struct kc_target *t, char *result, unsigned int maxlen)
 		       owner->ref.size, kc_key_type_name(owner->ref.type),
 		       owner->ref.desc, counts[slot]);
 	}
+	mutex_unlock(&kd->lock);
 	r = 1;
 out:
 	kvfree(counts);
@@ -233,8 +237,9 @@ static int kc_msg_owner(struct kc_target *t, unsigned int argc, char **argv,
 		{ "unlock", 3, "owner unlock <name>" },
 		{ "list", 2, "owner list" },
 	};
-	struct kc_owner *owner = NULL;
+	struct kc_owner *owner;
 	unsigned int i;
+	int r;
 
 	for (i = 0; argc > 1 && i < ARRAY_SIZE(verbs); i++)
 		if (!strcmp(argv[1], verbs[i].verb))
@@ -255,23 +260,30 @@ static int kc_msg_owner(struct kc_target *t, unsigned int argc, char **argv,
 			   t->kd->mode == KC_RO ? "is read-only" : "has failed");
 		return t->kd->mode == KC_RO ? -EROFS : -EIO;
 	}
-	if (!strcmp(argv[1], "add"))
-		return kc_msg_add(t, argv[2], argv[3], argv[4]);
 	if (!strcmp(argv[1], "list"))
 		return kc_msg_list(t, result, maxlen);
 
+	mutex_lock(&t->kd->lock);
+	if (!strcmp(argv[1], "add")) {
+		r = kc_msg_add(t, argv[2], argv[3], argv[4]);
+		goto unlock;
+	}
 	owner = kc_owner_find(t->kd, argv[2]);
 	if (!owner) {
 		KC_MSG_ERR(t, "there is no owner %.64s", argv[2]);
-		return -ENOENT;
+		r = -ENOENT;
+	} else if (!strcmp(argv[1], "ids")) {
+		r = kc_msg_ids(t, owner, argv[3]);
+	} else if (!strcmp(argv[1], "unlock")) {
+		r = kc_msg_unlock(t, owner);
+	} else {
+		owner->held = true;
+		kc_owner_lock(t->kd, owner);
+		r = 0;
 	}
-	if (!strcmp(argv[1], "ids"))
-		return kc_msg_ids(t, owner, argv[3]);
-	if (!strcmp(argv[1], "unlock"))
-		return kc_msg_unlock(t, owner);
-	owner->held = true;
-	kc_owner_lock(t->kd, owner);
-	return 0;
+unlock:
+	mutex_unlock(&t->kd->lock);
+	return r;
 }
 
 /* map <block> <count> */
@@ -348,9 +360,7 @@ int kc_message(struct kc_target *t, unsigned int argc, char **argv,
 		return -ENOKEY;
 	}
 	if (!strcmp(argv[0], "owner")) {
-		mutex_lock(&kd->lock);
 		r = kc_msg_owner(t, argc, argv, result, maxlen);
-		mutex_unlock(&kd->lock);
 	} else if (!strcmp(argv[0], "map")) {
 		r = kc_msg_map(t, argc, argv, result, maxlen);
 	} else if (strcmp(argv[0], "commit")) {

@@ -222,6 +222,7 @@ static int kc_super_parse(struct kc_dev *kd, const struct kc_disk_super *ds,
 	    owner_blocks < 1 || owner_blocks > KC_OWNER_BLOCKS_MAX ||
 	    journal_blocks < KC_JOURNAL_BLOCKS_MIN ||
 	    journal_blocks > KC_JOURNAL_BLOCKS_MAX ||
+	    disk.flags & ~KC_FLAG_IV_LARGE_SECTORS ||
 	    !disk.nr_blocks || disk.nr_blocks > KC_MAX_BLOCKS) {
 		kc_error("superblock has impossible values");
 		return -EINVAL;
@@ -268,12 +269,14 @@ static int kc_meta_format(struct kc_dev *kd, const struct kc_params *params,
 {
 	struct kc_disk_super *ds = (void *)buf;
 	struct kc_kdf kdf;
+	u32 owner_blocks, n;
 	u64 block;
-	u32 n;
 	int r;
 
 	kc_dev_take_params(kd, params);
-	r = kc_meta_layout(kd, KC_OWNER_BLOCKS, KC_JOURNAL_BLOCKS, max_area_blocks);
+	owner_blocks = clamp_t(u64, params->nr_blocks >> KC_OWNER_BLOCKS_SHIFT,
+			       KC_OWNER_BLOCKS_LOW, KC_OWNER_BLOCKS_HIGH);
+	r = kc_meta_layout(kd, owner_blocks, KC_JOURNAL_BLOCKS, max_area_blocks);
 	if (r)
 		return r;
 	for (block = 0; block < kd->layout.map; block += n) {
@@ -319,7 +322,7 @@ static int kc_meta_format(struct kc_dev *kd, const struct kc_params *params,
 	ds->key_size = cpu_to_le32(params->key_size);
 	ds->sector_size = cpu_to_le32(params->sector_size);
 	ds->flags = cpu_to_le32(params->flags);
-	ds->owner_blocks = cpu_to_le32(KC_OWNER_BLOCKS);
+	ds->owner_blocks = cpu_to_le32(owner_blocks);
 	ds->journal_blocks = cpu_to_le32(KC_JOURNAL_BLOCKS);
 	ds->iv_offset = cpu_to_le64(params->iv_offset);
 	ds->nr_blocks = cpu_to_le64(params->nr_blocks);
@@ -370,7 +373,7 @@ int kc_meta_open(struct kc_dev *kd, const struct kc_params *params,
 	struct kc_disk_super *ds;
 	u8 mac[KC_MAC_SIZE];
 	struct kc_kdf kdf;
-	bool sound[2];
+	bool sound[2], fixed;
 	int errors = 0, i, r;
 	u8 *buf;
 
@@ -418,12 +421,10 @@ int kc_meta_open(struct kc_dev *kd, const struct kc_params *params,
 		r = -EBADMSG;
 	} else if (!sound[0] || !sound[1]) {
 		i = sound[0] ? 1 : 0;
+		fixed = kd->mode == KC_RW &&
+			!kc_super_write(kd, (u8 *)ds, &kdf, kc_super_places[i]);
 		DMWARN("%s: superblock copy %d was bad: %s", dm_device_name(kd->md),
-		       i + 1, kd->mode == KC_RW ? "written again" : "using the other");
-		if (kd->mode == KC_RW)
-			r = kc_super_write(kd, (u8 *)ds, &kdf, kc_super_places[i]);
-		if (r)
-			kc_error("cannot write superblock copy %d", i + 1);
+		       i + 1, fixed ? "written again" : "using the other");
 	} else if (memcmp(buf, buf + KC_BLOCK_SIZE,
 			  offsetof(struct kc_disk_super, place))) {
 		kc_error("superblock copies are of different metadata areas");

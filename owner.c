@@ -6,10 +6,10 @@
  *
  *  - a page of a regular file's page cache that is under writeback belongs to
  *    the file's inode, whoever runs the writeback;
- *  - anonymous memory, and page cache that is not under writeback (a mapping of
- *    a file or of shared memory used as a buffer), comes from a direct write,
- *    which filesystems submit in the writer's own context; such a buffer may be
- *    under writeback for its own file's sake, but only direct writes are REQ_IDLE;
+ *  - anonymous memory, the zero page, and page cache that is not under writeback
+ *    (a mapping of a file or of shared memory used as a buffer) come from a direct
+ *    write, which filesystems submit in the writer's own context; such a buffer may
+ *    be under writeback for its own file's sake, but only direct writes are REQ_IDLE;
  *  - everything else (the block device's own page cache, other inodes of the
  *    filesystem, slab, vmalloc, pages without mapping, swap) is nobody's in
  *    particular and goes under the device key.
@@ -279,10 +279,11 @@ static u16 kc_owner_of_folio(struct kc_dev *kd, enum kc_owner_kind kind,
 	struct address_space *mapping;
 	struct inode *inode;
 
+	/* The zero page is what memory nobody has written to looks like. */
+	if (folio_test_anon(folio) || is_zero_pfn(folio_pfn(folio)))
+		return kc_owner_of_current(kd, kind);
 	if (folio_test_slab(folio) || folio_test_reserved(folio))
 		return KC_SLOT_DEVICE;
-	if (folio_test_anon(folio))
-		return kc_owner_of_current(kd, kind);
 	mapping = folio_mapping(folio);
 	inode = mapping ? READ_ONCE(mapping->host) : NULL;
 	if (!inode)
@@ -307,8 +308,7 @@ static u16 kc_owner_of_folio(struct kc_dev *kd, enum kc_owner_kind kind,
  * @bio:	the write, aligned to blocks
  * @nr_blocks:	in: how many blocks to look at; out: how many have this owner
  *
- * A block made of pieces of several pages belongs to its first page.  Context
- * of ->map().  Return: the key slot.
+ * Context of ->map().  Return: the key slot.
  */
 u16 kc_owner_of_bio(struct kc_dev *kd, enum kc_owner_kind kind,
 		    struct bio *bio, unsigned int *nr_blocks)
