@@ -955,20 +955,44 @@ static int kc_replay_record(struct kc_dev *kd, const struct kc_disk_record *reco
 	return used;
 }
 
-/* Reads the journal block @seq would be in.  Return: 1 if one is there. */
-static int kc_journal_read(struct kc_dev *kd, u64 seq)
+/**
+ * struct kc_journal_reader - reads the journal, many blocks at once
+ * @at:		first area block in the journal's buffer
+ * @nr:		how many it has
+ */
+struct kc_journal_reader {
+	u64 at;
+	unsigned int nr;
+};
+
+/*
+ * Reads the journal block @seq would be in.  Return: NULL if there is none in
+ * its place, or an ERR_PTR() with an error said.
+ */
+static const struct kc_disk_journal *
+kc_journal_read(struct kc_dev *kd, struct kc_journal_reader *reader, u64 seq)
 {
-	u64 area_block = kd->layout.journal +
-			 kc_mod64(seq, kd->layout.journal_blocks);
+	u32 pos = kc_mod64(seq, kd->layout.journal_blocks);
+	u64 area_block = kd->layout.journal + pos;
+	unsigned int i;
 	int r;
 
-	r = kc_meta_io(kd, REQ_OP_READ, area_block, kd->journal.buf, 1);
-	if (r) {
-		kc_error("cannot read journal block %llu", seq);
-		return r;
+	if (area_block < reader->at || area_block >= reader->at + reader->nr) {
+		reader->at = area_block;
+		reader->nr = min_t(u32, KC_JOURNAL_BATCH,
+				   kd->layout.journal_blocks - pos);
+		r = kc_meta_io(kd, REQ_OP_READ, area_block, kd->journal.buf,
+			       reader->nr);
+		if (r) {
+			kc_error("cannot read journal block %llu", seq);
+			return ERR_PTR(r);
+		}
 	}
-	return kc_unseal(kd, KC_KIND_JOURNAL, area_block * KC_BLOCK_SECTORS,
-			 kd->journal.buf, KC_BLOCK_SIZE);
+	i = area_block - reader->at;
+	if (!kc_unseal(kd, KC_KIND_JOURNAL, area_block * KC_BLOCK_SECTORS,
+		       kd->journal.buf + i * KC_BLOCK_SIZE, KC_BLOCK_SIZE))
+		return NULL;
+	return kc_journal_block(&kd->journal, i);
 }
 
 /**
@@ -982,7 +1006,8 @@ static int kc_journal_read(struct kc_dev *kd, u64 seq)
 int kc_journal_recover(struct kc_dev *kd)
 {
 	struct kc_journal *j = &kd->journal;
-	struct kc_disk_journal *dj = kc_journal_block(j, 0);
+	struct kc_journal_reader reader = {};
+	const struct kc_disk_journal *dj;
 	u64 tail, durable, seq, end;
 	u32 flags, i, nr;
 	int r;
@@ -999,10 +1024,10 @@ int kc_journal_recover(struct kc_dev *kd)
 		return 0;
 	}
 	for (seq = tail; seq - tail < kd->layout.journal_blocks; seq++) {
-		r = kc_journal_read(kd, seq);
-		if (r < 0)
-			return r;
-		if (!r || le64_to_cpu(dj->seq) != seq)
+		dj = kc_journal_read(kd, &reader, seq);
+		if (IS_ERR(dj))
+			return PTR_ERR(dj);
+		if (!dj || le64_to_cpu(dj->seq) != seq)
 			break;
 		nr = le32_to_cpu(dj->nr_records);
 		if (nr > KC_RECORDS_PER_BLOCK) {
@@ -1020,10 +1045,10 @@ int kc_journal_recover(struct kc_dev *kd)
 	}
 	/* What comes behind the end must be from before a crash. */
 	for (end = seq; seq - tail < kd->layout.journal_blocks; seq++) {
-		r = kc_journal_read(kd, seq);
-		if (r < 0)
-			return r;
-		if (r && le64_to_cpu(dj->seq) > end)
+		dj = kc_journal_read(kd, &reader, seq);
+		if (IS_ERR(dj))
+			return PTR_ERR(dj);
+		if (dj && le64_to_cpu(dj->seq) > end)
 			durable = max(durable, le64_to_cpu(dj->durable));
 		cond_resched();
 	}

@@ -96,7 +96,6 @@ void kc_keymap_exit(struct kc_dev *kd)
 	struct kc_keymap *map = &kd->keymap;
 	struct kc_mapblk *mb, *tmp;
 
-	synchronize_rcu();
 	list_for_each_entry_safe(mb, tmp, &map->blocks, list)
 		kc_mapblk_free(map, mb);
 	kvfree(map->hash);
@@ -211,7 +210,8 @@ void kc_keymap_resize(struct kc_dev *kd, unsigned int max_blocks)
 			excess--;
 		}
 	}
-	synchronize_rcu();	/* nobody who is looking at them is left */
+	if (!list_empty(&unused))
+		synchronize_rcu();	/* nobody is looking at them any more */
 	list_for_each_entry_safe(mb, tmp, &unused, list)
 		kc_mapblk_free(map, mb);
 	mutex_unlock(&map->lock);

@@ -11,7 +11,7 @@
 
 A state is all that was flushed at some point of the log, all FUA writes up
 to a point behind that, and, when that is the next flush, a random part of the
-writes in between in random order, metadata blocks torn between sectors.
+writes in between, metadata blocks torn between sectors.
 """
 
 import ctypes
@@ -190,7 +190,8 @@ class Replay:
             while i >= first and made < (i - first + 1) * per:
                 self.state(epoch, mark, made)
                 made += 1
-            for sector, flags, data in epoch:
+            # Of writes to one place the FUA one is later, see state().
+            for sector, flags, data in sorted(epoch, key=lambda e: bool(e[1] & (FUA | MARK))):
                 if not flags & MARK:
                     put(self.image, sector, data)
                 elif data.startswith("fsync"):
@@ -214,10 +215,19 @@ class Replay:
             elif data.startswith("fsync"):
                 mark = int(data[5:])
         if cut == len(fua):
-            keep = [e for e in rest if self.rng.random() < self.rng.choice((0.2, 0.5, 0.9))]
-            if last and last[2] and self.rng.random() < 0.5:
-                keep.append(last)   # under way: here, not here, or torn
-            self.rng.shuffle(keep)
+            if last and last[2] and self.rng.random() < 0.3:
+                # its flush is done, its own data is under way: here, not here, or torn
+                keep = rest + [last]
+            else:
+                share = self.rng.choice((0.2, 0.5, 0.9))
+                keep = [e for e in rest if self.rng.random() < share]
+            # The log has FUA writes before others that ended earlier. The load's FUA
+            # writes end in a flush, so of writes to one place the FUA one is later,
+            # and a disk keeps the later one.
+            hard = {s for e in fua for s in range(e[0], e[0] + len(e[2]) // SECTOR)
+                    if not e[1] & MARK}
+            keep = [e for e in keep if e is last or
+                    hard.isdisjoint(range(e[0], e[0] + len(e[2]) // SECTOR))]
             for sector, _, data in keep:
                 if sector < self.data_offset and self.rng.random() < 0.5:
                     for s in range(len(data) // SECTOR):
