@@ -259,7 +259,7 @@ static const void *kc_key_payload(const struct key *key)
 	return rcu_access_pointer(key->payload.rcu_data0);
 }
 
-/* Copies the bytes of a key; -EKEYREJECTED if it has another size. */
+/* Copies the bytes of a key; -EMSGSIZE if it has another size. */
 static int kc_key_copy(struct key *key, const struct kc_keyref *ref, u8 *buf,
 		       const void **payload)
 {
@@ -302,7 +302,7 @@ static int kc_key_copy(struct key *key, const struct kc_keyref *ref, u8 *buf,
 	if (size == ref->size)
 		memcpy(buf, data, size);
 	else
-		r = -EKEYREJECTED;
+		r = -EMSGSIZE;
 out:
 	up_read(&key->sem);
 	return r;
@@ -495,7 +495,7 @@ void kc_keyslot_put(struct kc_keyslot *ks)
  * @check:	result
  *
  * Process context of the caller, kd->lock held.  Return: 0; -ENOKEY and its
- * kin; -EKEYREJECTED if the key has another size; -EINVAL if the cipher does
+ * kin; -EMSGSIZE if the key has another size; -EINVAL if the cipher does
  * not take it.
  */
 int kc_owner_check(struct kc_dev *kd, struct kc_owner *owner,
@@ -553,6 +553,8 @@ int kc_owner_unlock(struct kc_dev *kd, struct kc_owner *owner, bool callers)
 	if (!r)
 		r = kc_key_check(kd, bytes, owner->ref.size, check);
 	if (!r && crypto_memneq(check, owner->check, sizeof(check)))
+		r = -EKEYREJECTED;
+	if (r == -EMSGSIZE)
 		r = -EKEYREJECTED;
 	if (r == -EKEYREJECTED && owner->state != KC_WRONG_KEY)
 		trace_keyed_crypt_key(kd->md, owner->slot, KC_WRONG_KEY);
@@ -663,18 +665,25 @@ put_key:
 	return r;
 }
 
-static void kc_device_error(const struct kc_keyref *ref, int error)
+/* Says why a device key was refused.  Return: the errno for the caller. */
+static int kc_device_error(const struct kc_keyref *ref, int error)
 {
 	const char *what = "not found";
 
-	if (error == -EKEYREJECTED)
-		what = "is the wrong one: its size or check value is not the recorded one";
+	if (error == -EKEYREJECTED) {
+		kc_error("device key is the wrong one: the check value of :%u:%s:%s is not the recorded one",
+			 ref->size, kc_key_types[ref->type], ref->desc);
+		return error;
+	}
+	if (error == -EMSGSIZE)
+		what = "has another size";
 	else if (error == -EINVAL)
 		what = "is not one the cipher takes";
 	else if (error == -ENOMEM)
 		what = "cannot be loaded: out of memory";
 	kc_error("device key :%u:%s:%s %s", ref->size, kc_key_types[ref->type],
 		 ref->desc, what);
+	return error == -EMSGSIZE ? -EKEYREJECTED : error;
 }
 
 /**
@@ -695,9 +704,7 @@ int kc_device_load(struct kc_dev *kd, const struct kc_keyref *ref, bool format,
 	mutex_lock(&kd->lock);
 	r = kc_device_find(kd, ref, true, format, kdf);
 	mutex_unlock(&kd->lock);
-	if (r)
-		kc_device_error(ref, r);
-	return r;
+	return r ? kc_device_error(ref, r) : 0;
 }
 
 /* Finds the lost device key again. */
@@ -745,9 +752,7 @@ int kc_device_reload(struct kc_dev *kd, const struct kc_keyref *ref,
 	swap(kd->keyring, keyring);
 	mutex_unlock(&kd->lock);
 	key_put(probe.home);
-	if (r)
-		kc_device_error(ref, r);
-	return r;
+	return r ? kc_device_error(ref, r) : 0;
 }
 
 /* The device key is gone: nothing can be read, metadata neither. */

@@ -114,13 +114,15 @@ static int kc_msg_add(struct kc_target *t, const char *name, const char *ids,
 	}
 	r = kc_owner_check(kd, owner, owner->check);
 	if (r) {
-		if (r == -EKEYREJECTED)
+		if (r == -EMSGSIZE)
 			error = "has another size";
 		else if (r == -EINVAL)
 			error = "is not one the cipher takes";
 		else
 			error = "not found";
 		KC_MSG_ERR(t, "key %s %s", key, error);
+		if (r == -EMSGSIZE)
+			r = -EKEYREJECTED;
 		goto free;
 	}
 	user = kc_key_user(kd, owner->check);
