@@ -211,13 +211,18 @@ static void kc_convert_init(struct kc_io *io, struct bvec_iter in,
 
 /* ---- writes ---- */
 
-static void kc_free_clone(struct kc_io *io)
+static void kc_free_pages(struct kc_io *io)
 {
 	struct bio_vec *bv;
 	struct bvec_iter_all iter;
 
 	bio_for_each_segment_all(bv, io->clone, iter)
 		mempool_free(bv->bv_page, &io->t->page_pool);
+}
+
+static void kc_free_clone(struct kc_io *io)
+{
+	kc_free_pages(io);
 	bio_put(io->clone);
 	io->clone = NULL;
 }
@@ -251,6 +256,26 @@ static void kc_write_endio(struct bio *clone)
 	kc_write_end(io);
 }
 
+/* Gives a bio all its bounce pages, or none if there is no memory. */
+static bool kc_fill_clone(struct kc_io *io, gfp_t gfp)
+{
+	unsigned int size = io->bio->bi_iter.bi_size, len;
+	struct page *page;
+
+	for (; size; size -= len) {
+		page = mempool_alloc(&io->t->page_pool, gfp | __GFP_HIGHMEM);
+		if (!page) {
+			kc_free_pages(io);
+			io->clone->bi_vcnt = 0;
+			io->clone->bi_iter.bi_size = 0;
+			return false;
+		}
+		len = min_t(unsigned int, size, PAGE_SIZE);
+		__bio_add_page(io->clone, page, len, 0);
+	}
+	return true;
+}
+
 /*
  * A bio of bounce pages.  Two allocators that each have half of the pool would
  * wait for each other for ever, so only one at a time may wait.
@@ -258,35 +283,18 @@ static void kc_write_endio(struct bio *clone)
 static struct bio *kc_alloc_clone(struct kc_io *io)
 {
 	struct kc_target *t = io->t;
-	unsigned int size = io->bio->bi_iter.bi_size, len;
-	unsigned int nr = DIV_ROUND_UP(size, PAGE_SIZE), i;
-	gfp_t gfp = GFP_NOWAIT | __GFP_HIGHMEM | __GFP_NOWARN;
-	struct page *page;
 
-	io->clone = bio_alloc_bioset(t->dev->bdev, nr,
+	io->clone = bio_alloc_bioset(t->dev->bdev,
+				     DIV_ROUND_UP(io->bio->bi_iter.bi_size, PAGE_SIZE),
 				     io->bio->bi_opf & ~REQ_POLLED, GFP_NOIO,
 				     &t->bs);
 	io->clone->bi_private = io;
 	io->clone->bi_end_io = kc_write_endio;
-	for (i = 0; i < nr; i++) {
-		page = mempool_alloc(&t->page_pool, gfp);
-		if (!page) {
-			while ((int)--i >= 0)
-				mempool_free(io->clone->bi_io_vec[i].bv_page,
-					     &t->page_pool);
-			io->clone->bi_vcnt = 0;
-			io->clone->bi_iter.bi_size = 0;
-			gfp = GFP_NOIO | __GFP_HIGHMEM;
-			mutex_lock(&t->page_lock);
-			size = io->bio->bi_iter.bi_size;
-			continue;
-		}
-		len = min_t(unsigned int, size, PAGE_SIZE);
-		__bio_add_page(io->clone, page, len, 0);
-		size -= len;
-	}
-	if (gfp & __GFP_DIRECT_RECLAIM)
+	if (unlikely(!kc_fill_clone(io, GFP_NOWAIT | __GFP_NOWARN))) {
+		mutex_lock(&t->page_lock);
+		kc_fill_clone(io, GFP_NOIO);
 		mutex_unlock(&t->page_lock);
+	}
 	return io->clone;
 }
 

@@ -138,7 +138,7 @@ struct kc_mapblk *kc_mapblk_get_fast(struct kc_dev *kd, u32 index)
 		if (READ_ONCE(mb->index) != index)
 			continue;
 		atomic_inc(&mb->io);
-		smp_mb__after_atomic();
+		smp_mb__after_atomic();	/* with kc_mapblk_evict() and _drain() */
 		if (likely(READ_ONCE(mb->index) == index &&
 			   test_bit(KC_MB_VALID, &mb->flags))) {
 			if (!test_bit(KC_MB_REFERENCED, &mb->flags))
@@ -172,7 +172,7 @@ static bool kc_mapblk_evict(struct kc_mapblk *mb)
 				     BIT(KC_MB_DIRTY) | BIT(KC_MB_WRITING);
 	bool valid = test_and_clear_bit(KC_MB_VALID, &mb->flags);
 
-	smp_mb__after_atomic();
+	smp_mb__after_atomic();	/* with kc_mapblk_get_fast() */
 	if (atomic_read(&mb->io) || atomic_read(&mb->pins) ||
 	    READ_ONCE(mb->flags) & in_use) {
 		if (valid)
@@ -312,7 +312,7 @@ again:
 		mutex_unlock(&map->lock);
 		wait_event(map->wait, !test_bit(KC_MB_LOADING, &mb->flags));
 		atomic_inc(&mb->io);
-		smp_mb__after_atomic();
+		smp_mb__after_atomic();	/* as in kc_mapblk_get_fast() */
 		kc_mapblk_unpin(kd, mb);
 		if (READ_ONCE(mb->index) == index &&
 		    test_bit(KC_MB_VALID, &mb->flags)) {
@@ -364,10 +364,10 @@ again:
 	} else {
 		atomic_inc(&mb->io);
 		set_bit(KC_MB_REFERENCED, &mb->flags);
-		smp_mb__before_atomic();
+		smp_mb__before_atomic();	/* entries before the mark */
 		set_bit(KC_MB_VALID, &mb->flags);
 	}
-	smp_mb__before_atomic();
+	smp_mb__before_atomic();	/* all before whoever waits goes on */
 	clear_bit(KC_MB_LOADING, &mb->flags);
 	mutex_unlock(&map->lock);
 	atomic_dec(&mb->pins);

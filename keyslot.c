@@ -14,6 +14,7 @@
  * leaves the wiping to the last bio.
  */
 
+#include <linux/key-type.h>
 #include <linux/keyctl.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
@@ -29,8 +30,6 @@
 
 /* How often the keyrings are looked at: unlink is to be seen in a second. */
 #define KC_WATCH_INTERVAL	(HZ / 2)
-
-extern struct key_type key_type_keyring;
 
 /* ---- references to keys ---- */
 
