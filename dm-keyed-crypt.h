@@ -125,10 +125,12 @@ struct kc_keyref {
  * @tfm:	the cipher, keyed
  * @key:	the key in the keyring; checked for validity by every bio
  * @payload:	what @key's payload was when it was copied
+ * @old_key:	what @key was before a search found another with the same bytes
  * @slot:	its number on disk
  * @dead:	locked: no plaintext may come out of it any more
  * @async:	decryptions handed to an asynchronous cipher driver
- * @dying:	locked, but decryptions may still go on
+ * @dying:	locked, but decryptions may still go on; or, alive, @old_key may
+ *		still be in use
  * @kd:		the device
  * @free_work:	frees it in process context
  *
@@ -139,6 +141,7 @@ struct kc_keyslot {
 	struct crypto_skcipher *tfm;
 	struct key *key;
 	const void *payload;
+	struct key *old_key;
 	u16 slot;
 	bool dead;
 	atomic_t async;

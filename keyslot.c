@@ -443,7 +443,7 @@ struct kc_keyslot *kc_keyslot_get(struct kc_dev *kd, u16 slot)
 		return NULL;
 	rcu_read_lock();
 	ks = rcu_dereference(kd->ks[slot]);
-	if (ks && unlikely(key_validate(ks->key))) {
+	if (ks && unlikely(key_validate(READ_ONCE(ks->key)))) {
 		mod_delayed_work(system_unbound_wq, &kd->watch, 0);
 		ks = NULL;
 	}
@@ -467,7 +467,7 @@ bool kc_keyslot_valid(struct kc_dev *kd, u16 slot)
 
 	rcu_read_lock();
 	ks = rcu_dereference(kd->ks[slot]);
-	valid = ks && !key_validate(ks->key);
+	valid = ks && !key_validate(READ_ONCE(ks->key));
 	rcu_read_unlock();
 	if (unlikely(ks && !valid))
 		mod_delayed_work(system_unbound_wq, &kd->watch, 0);
@@ -594,22 +594,58 @@ void kc_owner_lock(struct kc_dev *kd, struct kc_owner *owner)
 	kc_keyslots_quiesce(kd, &dying);
 }
 
-/* Is the loaded key of @owner still the one a search finds? */
-static bool kc_owner_still(struct kc_dev *kd, struct kc_owner *owner)
+/*
+ * Is the loaded key of @owner still the one a search finds?  If the search
+ * finds another with the same bytes, that one is taken over, and no bio notices;
+ * the old one goes on @renewed.
+ */
+static bool kc_owner_still(struct kc_dev *kd, struct kc_owner *owner,
+			   struct list_head *renewed)
 {
 	struct kc_keyslot *ks = rcu_dereference_protected(kd->ks[owner->slot],
 						lockdep_is_held(&kd->lock));
+	u8 bytes[KC_MAX_KEY_SIZE], check[KC_CHECK_SIZE];
+	const void *payload;
 	struct key *key;
 	bool same;
 
-	if (!ks || key_validate(ks->key) || ks->payload != kc_key_payload(ks->key))
+	if (!ks)
 		return false;
 	key = kc_key_find(kd, owner, &owner->ref, false);
 	if (IS_ERR(key))
 		return false;
-	same = key == ks->key;
-	key_put(key);
-	return same;
+	if (key == ks->key && ks->payload == kc_key_payload(key)) {
+		same = !key_validate(key);
+		key_put(key);
+		return same;
+	}
+	same = !kc_key_copy(key, &owner->ref, bytes, &payload) &&
+	       !kc_key_check(kd, bytes, owner->ref.size, check) &&
+	       !crypto_memneq(check, owner->check, sizeof(check));
+	memzero_explicit(bytes, sizeof(bytes));
+	if (!same) {
+		key_put(key);
+		return false;
+	}
+	ks->old_key = ks->key;
+	list_add(&ks->dying, renewed);
+	WRITE_ONCE(ks->key, key);
+	ks->payload = payload;
+	return true;
+}
+
+/* Drops the old ones of keys taken over. */
+static void kc_keys_settle(struct list_head *renewed)
+{
+	struct kc_keyslot *ks, *tmp;
+
+	if (list_empty(renewed))
+		return;
+	synchronize_rcu();	/* bios validate them under RCU */
+	list_for_each_entry_safe(ks, tmp, renewed, dying) {
+		list_del(&ks->dying);
+		key_put(ks->old_key);
+	}
 }
 
 /* ---- the device key ---- */
@@ -784,20 +820,22 @@ void kc_keys_watch(struct work_struct *work)
 	struct kc_dev *kd = container_of(to_delayed_work(work), struct kc_dev, watch);
 	struct kc_keyref ref;
 	struct kc_owner *owner;
+	LIST_HEAD(renewed);
 	LIST_HEAD(dying);
 	u32 slot;
 
 	mutex_lock(&kd->lock);
-	if (!kc_owner_still(kd, &kd->device)) {
+	if (!kc_owner_still(kd, &kd->device, &renewed)) {
 		kc_device_lost(kd);
 		ref = kd->device.ref;
 		kc_device_unlock(kd, &ref, false);
 	}
 	for (slot = KC_SLOT_FIRST_OWNER; kd->live && slot < kd->nr_slots; slot++) {
 		owner = kd->owners[slot];
-		if (owner && !owner->held && !kc_owner_still(kd, owner))
+		if (owner && !owner->held && !kc_owner_still(kd, owner, &renewed))
 			kc_owner_kill(kd, owner, &dying);
 	}
+	kc_keys_settle(&renewed);
 	kc_keyslots_quiesce(kd, &dying);
 	for (slot = KC_SLOT_FIRST_OWNER; kd->live && slot < kd->nr_slots; slot++) {
 		owner = kd->owners[slot];

@@ -236,7 +236,7 @@ again_right() {
 }
 
 ways() {
-	local id op got n rest
+	local id op got n rest i
 
 	new_device
 	must add_key logon kc:alice "$akey" @u
@@ -332,6 +332,18 @@ ways() {
 	must add_key logon kc:alice "$akey" @u
 	becomes "and back" alice unlocked
 	is "and read right" "$(kio same 100)" ok
+
+	# --- the same key, the same bytes: nobody notices
+	for i in "alice $akey" "dev $dkey"; do
+		printf 'steady 3000 100\n' >&11
+		must add_key logon "kc:${i% *}" "${i#* }" @u
+		sleep 1.2
+		must add_key logon "kc:${i% *}" "${i#* }" @u
+		read -r -t 30 got <&10
+		is "the same bytes once more for ${i% *}: no read fails" "$got" ok
+	done
+	unlike "the device was never locked" "$(dmesg)" 'device key is gone'
+	is "alice is not" "$(state alice)" unlocked
 
 	# --- the end with a locked owner
 	must msg owner lock alice

@@ -11,6 +11,7 @@ a result is "ok" or the name of an error.
   same BLOCK [COUNT]            direct read: "ok" if it is what was last written there, or "differs"
   flush                         fsync of the device
   ms                            how long the last of these took
+  steady MS BLOCK               direct reads for so long: "ok", or the first error
   after OP SERIAL BLOCK         a direct read, a keyctl operation, and at once a direct read
   expiry SERIAL SECONDS BLOCK   sets a key's timeout and reads until that fails: the error,
                                 and ms from the last full second until then
@@ -104,6 +105,8 @@ def keys(op, args):
     fd = os.open(dev, os.O_RDONLY | os.O_DIRECT)
     try:
         block, buf = int(args[-1]), mmap.mmap(-1, BLOCK)
+        if op == "steady":
+            return until_failure(fd, buf, block, int(args[0]) / 1000)
         if op == "after":
             before = attempt(reading, fd, buf, block)
             keyctl(args[0], args[1])
