@@ -20,8 +20,10 @@ host_main() {
 	local out rc
 
 	vm_boot --kill write
-	vm_boot --allow-dmesg 'WARNING: expected' --memdump-on "kc-dump-now=$VM_DIR/memory" check
+	vm_boot --allow-dmesg 'WARNING: expected' --memdump-on "kc-dump-now=$VM_DIR/memory" \
+		--memdump-on "kc-dump-again=$VM_DIR/memory2" check
 	ok "the guest's memory is dumped while it waits" test -s "$VM_DIR/memory"
+	ok "more than once" test -s "$VM_DIR/memory2"
 	ok "and holds what a process of it knew" grep -aq kc-needle-4711-in-memory "$VM_DIR/memory"
 	is "what the guest writes to its shared folder is here" "$(cat "$VM_OUT/result")" shared
 
@@ -86,6 +88,7 @@ check)
 	needle+=-in-memory
 	vm-memdump kc-dump-now
 	ok "the guest goes on after the memory dump" test -n "$needle"
+	vm-memdump kc-dump-again
 	echo shared > "$KC_OUT/result"
 	;;
 esac
