@@ -294,9 +294,10 @@ static u16 kc_owner_of_folio(struct kc_dev *kd, enum kc_owner_kind kind,
 	/*
 	 * Only files have data: a directory's blocks are names.  Inodes a
 	 * filesystem keeps for itself have no file operations, and a mode that
-	 * may be anything.
+	 * may be anything; or they are quota files.
 	 */
-	if (!S_ISREG(inode->i_mode) || !inode->i_fop || !inode->i_fop->write_iter)
+	if (!S_ISREG(inode->i_mode) || IS_NOQUOTA(inode) || !inode->i_fop ||
+	    !inode->i_fop->write_iter)
 		return KC_SLOT_DEVICE;
 	return kc_owner_of_inode(kd, kind, inode);
 }
