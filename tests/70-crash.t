@@ -2,14 +2,14 @@
 # After a crash at any point the key map tells the truth, and what was acknowledged is there.
 #
 # Every write and flush that reaches the disk under a mixed load is recorded with dm-log-writes;
-# crash states are built from the record and activated. KC_STATES: how many; KC_SEED: which.
+# crash states are built from the record and activated. KC_STATES: how many, 100 if not given; KC_SEED: which.
 #
 # SPDX-License-Identifier: GPL-2.0-only
 
 VM_ARGS=(--disk "log=512M" --mem 1500M --timeout 1800)
 
 host_main() {
-	vm_boot load "${KC_SEED:-1}" "${KC_STATES:-300}"
+	vm_boot load "${KC_SEED:-1}" "${KC_STATES:-100}"
 }
 # shellcheck source=tests/lib.sh
 . "$(dirname "$0")/lib.sh"
