@@ -1,0 +1,164 @@
+#!/bin/bash
+# No key leaks: not into tables, status, logs and traces, and not into memory that outlives the key.
+#
+# The host makes the keys and hands them over masked, so that the guest's memory has them only where the
+# kernel has put them; then it looks for them in dumps of that memory.
+#
+# SPDX-License-Identifier: GPL-2.0-only
+
+VM_ARGS=(--disk scratch=64M --mem 384M --smp 2)
+
+mask() { perl -ne 'chomp; print unpack("H*", pack("H*", $_) ^ ("Z" x (length() / 2))), "\n"'; }
+
+host_main() {
+	local dev alice dump args=(--append "init_on_free=1")
+	declare -A seen
+
+	dev=$(openssl rand -hex 64)
+	alice=$(openssl rand -hex 64)
+	mask <<< "$dev" > "$VM_OUT/dev"
+	mask <<< "$alice" > "$VM_OUT/alice"
+	for dump in unlocked locked revoked lost removed; do
+		args+=(--memdump-on "kc-dump-$dump=$VM_DIR/$dump")
+	done
+	vm_boot "${args[@]}" guest
+
+	search() { # how file
+		local name what found of number
+
+		seen=()
+		while read -r name what found of number; do
+			seen[$name.$what]=$found/$number
+			[[ $of == of ]] || bail "what is $name $what $found $of $number?"
+		done < <("$KC_TESTS/secrets.py" "$1" "$2" "$VM_DIR/scratch.img" "dev=$dev" "alice=$alice")
+	}
+	all() { is "$1: $2 are all there" "${seen[$2]}" "$3"; }
+	none() {
+		local what
+
+		for what in "${@:2}"; do
+			like "$1: no $what" "${seen[$what]:-}" '^0/'
+		done
+	}
+
+	search memory "$VM_DIR/unlocked"
+	for name in dev alice; do
+		all unlocked $name.enc 30/30
+		all unlocked $name.dec 26/26
+	done
+	all unlocked dev.seal 2/2
+	all unlocked dev.intent 1/1
+	none unlocked {dev,alice}.{hex,words,prk,super}
+	for dump in locked revoked; do
+		search memory "$VM_DIR/$dump"
+		none $dump alice.{enc,dec,hex,words,prk}
+		all $dump dev.enc 30/30
+		all $dump dev.dec 26/26
+		all $dump dev.seal 2/2
+	done
+	for dump in lost removed; do
+		search memory "$VM_DIR/$dump"
+		none $dump {dev,alice}.{enc,dec,hex,words,prk,seal,super,intent}
+	done
+
+	ok "the guest has printed something" test -s "$VM_OUT/text"
+	search text "$VM_OUT/text"
+	none text {dev,alice}.{enc,hex,seal,super}
+	{
+		cat "$VM_OUT/text"
+		sed 's/../& /g' <<< "$alice"
+	} > "$VM_DIR/text"
+	search text "$VM_DIR/text"
+	all "text with a key" alice.hex 4/8
+}
+
+# shellcheck source=tests/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+disk=/dev/disk/kc/scratch
+dev=/dev/mapper/kc
+offset=16384
+
+msg() { dmsetup message kc 0 "$@"; }
+
+# load_key NAME: its bytes are in two pipes and two short-lived processes
+load_key() {
+	perl -e 'chomp($_ = <STDIN>); print pack("H*", $_) ^ ("Z" x (length() / 2))' < "$KC_OUT/$1" |
+		keyctl padd logon "kc:$1" @u
+}
+
+# dump NAME: when keys that are gone have been collected
+dump() {
+	must keyctl reap
+	sleep 2
+	vm-memdump "kc-dump-$1"
+}
+
+# everything FILE: all that is printed anywhere goes there too
+everything() {
+	dmsetup table kc
+	dmsetup table --showkeys kc
+	dmsetup status kc
+	msg owner list
+	msg map 0 100
+	cat /proc/keys /proc/key-users
+	cat /proc/crypto
+	dmesg
+	cat /sys/kernel/tracing/trace
+	ls -l /sys/kernel/debug /sys/module/dm_keyed_crypt
+	cat /sys/block/dm-*/dm/*
+} >> "$1" 2>/dev/null
+
+load_module
+ok "memory is wiped when it is freed" grep -q init_on_free=1 /proc/cmdline
+mkuser alice 1000
+ok "tracing is on" bash -c 'echo 1 > /sys/kernel/tracing/events/keyed_crypt/enable'
+must load_key dev
+must load_key alice
+must dmsetup create kc --table "0 $(($(sectors $disk) - offset)) keyed-crypt aes-xts-plain64 \
+:64:logon:kc:dev 0 $disk $offset 1 owner:uid"
+must msg owner add alice 1000 :64:logon:kc:alice
+must chmod 666 $dev
+must as alice dd if=/dev/zero of=$dev bs=64k count=4 oflag=direct
+must dd if=/dev/zero of=$dev bs=64k seek=4 count=4 oflag=direct
+must dd if=$dev of=/dev/null bs=64k count=8 iflag=direct
+dump unlocked
+everything "$KC_OUT/text"
+
+must msg owner lock alice
+must keyctl unlink "$(keyctl search @u logon kc:alice)" @u
+nok "a locked owner's blocks are not read" dd if=$dev of=/dev/null bs=4k count=1 iflag=direct
+dump locked
+everything "$KC_OUT/text"
+
+must load_key alice
+must msg owner unlock alice
+must dd if=$dev of=/dev/null bs=64k count=8 iflag=direct
+id=$(keyctl search @u logon kc:alice)
+must keyctl revoke "$id"
+must keyctl unlink "$id" @u
+dump revoked
+everything "$KC_OUT/text"
+
+must load_key alice
+sleep 1
+must dd if=$dev of=/dev/null bs=64k count=8 iflag=direct
+must keyctl clear @u
+dump lost
+everything "$KC_OUT/text"
+
+must load_key dev
+must load_key alice
+sleep 2
+must dd if=$dev of=/dev/null bs=64k count=8 iflag=direct
+fails_msg "a wrong line says what is wrong" 'unknown option' dmsetup create kc2 --table "0 8 keyed-crypt \
+aes-xts-plain64 :64:logon:kc:dev 0 $disk 0 1 wrong"
+everything "$KC_OUT/text"
+must dmsetup remove kc
+must keyctl clear @u
+dump removed
+ok "the trace has the target's events" grep -q 'keyed_crypt_io' "$KC_OUT/text"
+ok "and those of keys" grep -q 'keyed_crypt_key' "$KC_OUT/text"
+unload_module
+dmesg >> "$KC_OUT/text"
+done_testing
