@@ -240,12 +240,13 @@ struct kc_disk_record {
 	__le16 old;
 } __attribute__((packed));
 
+#define KC_SUMS			2	/* checksums in the place of a record */
+
 /**
  * struct kc_disk_sums - checksums that follow an intent, in place of a record
  * @sum:	XXH64 of a block's new ciphertext, seeded with the intent seed;
  *		zero behind the last one
  */
-#define KC_SUMS			2
 struct kc_disk_sums {
 	__le64 sum[KC_SUMS];
 } __attribute__((packed));

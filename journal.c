@@ -694,16 +694,26 @@ static void kc_journal_work(struct work_struct *work)
 	}
 }
 
+/* Gives the worker something to do: @flag set, or @entry on @list. */
+static void kc_journal_ask(struct kc_dev *kd, bool *flag,
+			   struct list_head *entry, struct list_head *list)
+{
+	struct kc_journal *j = &kd->journal;
+	unsigned long flags;
+
+	spin_lock_irqsave(&j->lock, flags);
+	if (flag)
+		*flag = true;
+	if (entry)
+		list_add_tail(entry, list);
+	spin_unlock_irqrestore(&j->lock, flags);
+	queue_work(kd->journal_wq, &j->work);
+}
+
 static void kc_journal_timer(struct work_struct *work)
 {
-	struct kc_dev *kd = container_of(to_delayed_work(work), struct kc_dev,
-					 journal.timer);
-	struct kc_journal *j = &kd->journal;
-
-	spin_lock_irq(&j->lock);
-	j->timed = true;
-	spin_unlock_irq(&j->lock);
-	queue_work(kd->journal_wq, &j->work);
+	kc_journal_settle(container_of(to_delayed_work(work), struct kc_dev,
+				       journal.timer));
 }
 
 /* ---- what others call ---- */
@@ -773,13 +783,7 @@ bool kc_journal_durable(struct kc_dev *kd)
  */
 void kc_journal_wait_io(struct kc_dev *kd, struct kc_io *io)
 {
-	struct kc_journal *j = &kd->journal;
-	unsigned long flags;
-
-	spin_lock_irqsave(&j->lock, flags);
-	list_add_tail(&io->list, &j->waiters);
-	spin_unlock_irqrestore(&j->lock, flags);
-	queue_work(kd->journal_wq, &j->work);
+	kc_journal_ask(kd, NULL, &io->list, &kd->journal.waiters);
 }
 
 /**
@@ -791,13 +795,7 @@ void kc_journal_wait_io(struct kc_dev *kd, struct kc_io *io)
  */
 void kc_journal_intent(struct kc_dev *kd, struct kc_io *io)
 {
-	struct kc_journal *j = &kd->journal;
-	unsigned long flags;
-
-	spin_lock_irqsave(&j->lock, flags);
-	list_add_tail(&io->list, &j->intents);
-	spin_unlock_irqrestore(&j->lock, flags);
-	queue_work(kd->journal_wq, &j->work);
+	kc_journal_ask(kd, NULL, &io->list, &kd->journal.intents);
 }
 
 /**
@@ -808,13 +806,7 @@ void kc_journal_intent(struct kc_dev *kd, struct kc_io *io)
  */
 void kc_journal_settle(struct kc_dev *kd)
 {
-	struct kc_journal *j = &kd->journal;
-	unsigned long flags;
-
-	spin_lock_irqsave(&j->lock, flags);
-	j->timed = true;
-	spin_unlock_irqrestore(&j->lock, flags);
-	queue_work(kd->journal_wq, &j->work);
+	kc_journal_ask(kd, &kd->journal.timed, NULL, NULL);
 }
 
 /**
@@ -843,14 +835,10 @@ void kc_journal_flushed(struct kc_dev *kd, u64 seq)
  */
 int kc_journal_sync(struct kc_dev *kd, bool checkpoint)
 {
-	struct kc_journal *j = &kd->journal;
 	struct kc_sync sync = { .checkpoint = checkpoint };
 
 	init_completion(&sync.done);
-	spin_lock_irq(&j->lock);
-	list_add_tail(&sync.list, &j->syncs);
-	spin_unlock_irq(&j->lock);
-	queue_work(kd->journal_wq, &j->work);
+	kc_journal_ask(kd, NULL, &sync.list, &kd->journal.syncs);
 	wait_for_completion(&sync.done);
 	return sync.error;
 }
@@ -863,13 +851,7 @@ int kc_journal_sync(struct kc_dev *kd, bool checkpoint)
  */
 void kc_journal_kick(struct kc_dev *kd)
 {
-	struct kc_journal *j = &kd->journal;
-	unsigned long flags;
-
-	spin_lock_irqsave(&j->lock, flags);
-	j->kicked = true;
-	spin_unlock_irqrestore(&j->lock, flags);
-	queue_work(kd->journal_wq, &j->work);
+	kc_journal_ask(kd, &kd->journal.kicked, NULL, NULL);
 }
 
 /* ---- recovery ---- */
