@@ -104,17 +104,21 @@ hammering() { # owner mode
 	pids+=($!)
 	nr=$((nr + 1))
 }
+all_ready() {
+	local end=$((SECONDS + 60))
+
+	while (($(find $ctl -name 'ready.*' | wc -l) < nr && SECONDS < end)); do
+		sleep 0.1
+	done
+	is "all $nr are reading and writing" "$(find $ctl -name 'ready.*' | wc -l)" $nr
+}
 pids=()
 hammering alice direct
 hammering alice buffered
 hammering bob direct
 hammering bob buffered
 hammering carol direct
-for ((i = 0; i < 300; i++)); do
-	(($(find $ctl -name 'ready.*' | wc -l) < nr)) || break
-	sleep 0.1
-done
-is "all are reading and writing" "$(find $ctl -name 'ready.*' | wc -l)" $nr
+all_ready
 as alice nice -n 15 fio --name=never-locked --directory=$fs/alice --size=4M --bs=4k-64k --rw=randwrite --ioengine=libaio \
 	--iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --randseed=1 --loops=2 > $ctl/fio 2>&1 &
 fio=$!
@@ -122,6 +126,7 @@ timeout 240 "$hammer" locks kc 60 "bob:3:${key[bob]}" "carol:4:${key[carol]}" > 
 locks=$!
 ok "an owner is added meanwhile" msg owner add dave 1003 :64:logon:kc:dave
 hammering dave direct
+all_ready
 ok "tables are changed" reload meta_cache:8
 ok "and back" reload
 nok "remove is refused" dmsetup remove kc
