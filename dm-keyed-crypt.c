@@ -375,13 +375,13 @@ static void kc_dev_free(struct kc_dev *kd)
 			cancel_delayed_work_sync(&kd->journal.timer);
 		destroy_workqueue(kd->journal_wq);
 	}
+	kc_keys_exit(kd);
 	if (kd->slow_wq)
 		destroy_workqueue(kd->slow_wq);
 	if (kd->drain_wq)
 		destroy_workqueue(kd->drain_wq);
 	if (kd->crypt_wq)
 		destroy_workqueue(kd->crypt_wq);
-	kc_keys_exit(kd);
 	kc_ids_free(kd);
 	kc_keymap_exit(kd);
 	kc_journal_exit(kd);

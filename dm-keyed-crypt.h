@@ -505,7 +505,7 @@ enum kc_mode {
  * @state_dirty: state units to be written
  * @keymap:	the map in memory
  * @journal:	the journal
- * @slow_wq:	bios that must wait for a map block
+ * @slow_wq:	bios that must wait for a map block; freeing of keyslots
  * @drain_wq:	bios that hold one and must wait for others
  * @crypt_wq:	decryption that cannot be done where the read completed
  * @journal_wq:	the journal worker

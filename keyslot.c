@@ -340,7 +340,7 @@ static void kc_keyslot_release(struct percpu_ref *ref)
 {
 	struct kc_keyslot *ks = container_of(ref, struct kc_keyslot, ref);
 
-	queue_work(system_unbound_wq, &ks->free_work);
+	queue_work(ks->kd->slow_wq, &ks->free_work);
 }
 
 /* Takes over the reference to @key. */
@@ -851,6 +851,9 @@ void kc_keys_watch(struct work_struct *work)
 /**
  * kc_keys_exit() - drop all keys
  * @kd:		the device, without bios
+ *
+ * The last keyslot may still be waking this up when it returns: only when
+ * kd->slow_wq has been destroyed is that over.
  *
  * Process context.
  */
