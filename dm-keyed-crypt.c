@@ -153,7 +153,9 @@ static bool kc_read_go(struct kc_io *io, u16 slot)
 {
 	struct kc_dev *kd = io->t->kd;
 
-	if (slot == KC_SLOT_NONE) {
+	if (slot != KC_SLOT_NONE)
+		io->ks = kc_keyslot_get(kd, slot);
+	if (!io->ks && kc_slot_vacant(kd, slot)) {
 		trace_keyed_crypt_io(kd->md, false, io->block, io->nr, slot,
 				     KC_TRACE_UNASSIGNED);
 		kc_io_release(io);
@@ -161,7 +163,6 @@ static bool kc_read_go(struct kc_io *io, u16 slot)
 		kc_io_end(io, BLK_STS_OK);
 		return false;
 	}
-	io->ks = kc_keyslot_get(kd, slot);
 	if (!io->ks) {
 		kc_count_locked(io, slot);
 		kc_io_fail(io, -EIO);
@@ -458,6 +459,7 @@ static struct kc_dev *kc_dev_open(struct kc_target *t, struct block_device *bdev
 				  u64 max_area_blocks)
 {
 	struct kc_dev *kd = kc_dev_alloc(t->ti, bdev);
+	struct kc_ids *ids;
 	int r = -ENOMEM;
 	u32 slot;
 
@@ -489,11 +491,16 @@ static struct kc_dev *kc_dev_open(struct kc_target *t, struct block_device *bdev
 		r = kc_journal_recover(kd);
 	if (r)
 		goto free;
+	r = -ENOMEM;
 	mutex_lock(&kd->lock);
-	r = kc_ids_update(kd);
-	for (slot = KC_SLOT_FIRST_OWNER; !r && slot < kd->nr_slots; slot++)
-		if (kd->owners[slot])
-			kc_owner_unlock(kd, kd->owners[slot], true);
+	ids = kc_ids_alloc(kd);
+	if (ids) {
+		kc_ids_update(kd, ids);
+		for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++)
+			if (kd->owners[slot] && !kd->owners[slot]->held)
+				kc_owner_unlock(kd, kd->owners[slot], true);
+		r = 0;
+	}
 	mutex_unlock(&kd->lock);
 	if (r)
 		goto free;

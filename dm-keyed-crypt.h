@@ -154,6 +154,7 @@ enum kc_lock_state {
 	KC_LOCKED,		/* its key cannot be found */
 	KC_WRONG_KEY,		/* the key found is another one */
 	KC_UNLOCKED,
+	KC_DESTROYED,		/* for good; its blocks count as unassigned */
 };
 
 /**
@@ -175,7 +176,7 @@ struct kc_id_range {
  * @nr_ids:	entries used in @ids
  * @ids:	ids whose writes are this owner's
  * @state:	whether its key is loaded
- * @held:	locked by message: not unlocked without one
+ * @held:	locked by message, or destroyed: not unlocked by itself
  * @home:	the keyring its key was last found in
  *
  * Protected by kd->lock.
@@ -200,6 +201,7 @@ int kc_owner_check(struct kc_dev *kd, struct kc_owner *owner,
 		   u8 check[KC_CHECK_SIZE]);
 int kc_owner_unlock(struct kc_dev *kd, struct kc_owner *owner, bool callers);
 void kc_owner_lock(struct kc_dev *kd, struct kc_owner *owner);
+void kc_owner_retire(struct kc_dev *kd, struct kc_owner *owner);
 int kc_device_load(struct kc_dev *kd, const struct kc_keyref *ref, bool format,
 		   struct kc_kdf *kdf);
 int kc_device_reload(struct kc_dev *kd, const struct kc_keyref *ref,
@@ -221,7 +223,8 @@ enum kc_owner_kind {
 
 u16 kc_owner_of_bio(struct kc_dev *kd, enum kc_owner_kind kind,
 		    struct bio *bio, unsigned int *nr_blocks);
-int kc_ids_update(struct kc_dev *kd);
+struct kc_ids *kc_ids_alloc(struct kc_dev *kd);
+void kc_ids_update(struct kc_dev *kd, struct kc_ids *ids);
 void kc_ids_free(struct kc_dev *kd);
 int kc_ids_parse(struct kc_owner *owner, const char *s, const char **error);
 unsigned int kc_ids_print(const struct kc_owner *owner, char *buf,
@@ -496,7 +499,8 @@ enum kc_mode {
  * @device:	the device key, as an owner
  * @owners:	by slot
  * @nr_owners:	how many
- * @nr_slots:	size of @owners and @ks
+ * @nr_slots:	size of @owners, @destroyed and @ks
+ * @destroyed:	slots of destroyed owners
  * @ks:		loaded keys by slot, RCU
  * @keyring:	searched for owners' keys
  * @ids:	id -> slot, RCU, sorted
@@ -555,6 +559,7 @@ struct kc_dev {
 	struct kc_owner **owners;
 	unsigned int nr_owners;
 	unsigned int nr_slots;
+	unsigned long *destroyed;
 	struct kc_keyslot __rcu **ks;
 	struct key *keyring;
 	struct kc_ids __rcu *ids;
@@ -724,6 +729,13 @@ void kc_flush_submit(struct kc_io *io);
 
 int kc_message(struct kc_target *t, unsigned int argc, char **argv,
 	       char *result, unsigned int maxlen);
+
+/* Does an entry say that its block has no content?  Any context. */
+static inline bool kc_slot_vacant(struct kc_dev *kd, u16 slot)
+{
+	return slot == KC_SLOT_NONE ||
+	       (slot < kd->nr_slots && test_bit(slot, kd->destroyed));
+}
 
 static inline u32 kc_map_index(u64 block, unsigned int *first)
 {

@@ -165,11 +165,13 @@ enum kc_key_type {
 enum kc_owner_state {
 	KC_OWNER_FREE = 0,
 	KC_OWNER_ACTIVE = 1,
+	KC_OWNER_DESTROYED = 2,
 };
 
 /**
  * struct kc_disk_owner - payload of one unit of the owner table
- * @state:	enum kc_owner_state; of a free one all other bytes are zero
+ * @state:	enum kc_owner_state; of a free one all other bytes are zero, of a
+ *		destroyed one all but @name
  * @key_size:	in bytes
  * @key_type:	enum kc_key_type
  * @nr_ids:	entries used in @ids

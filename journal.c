@@ -563,7 +563,8 @@ static int kc_intent_log(struct kc_dev *kd, struct kc_io *io)
 		old = mb->entries[i];
 		for (n = 1; i + n < end && mb->entries[i + n] == old; n++)
 			;
-		if (old == cpu_to_le16(KC_SLOT_NONE) || old == cpu_to_le16(io->slot)) {
+		if (kc_slot_vacant(kd, le16_to_cpu(old)) ||
+		    old == cpu_to_le16(io->slot)) {
 			bio_advance_iter(io->clone, &iter, n * kd->sector_size);
 			continue;
 		}

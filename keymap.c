@@ -509,7 +509,8 @@ enum kc_claim kc_mapblk_claim_write(struct kc_io *io, u16 slot)
 		if (old == slot)
 			continue;
 		claim = KC_CLAIM_CHANGE;
-		if (old != KC_SLOT_NONE)
+		/* A discard takes the entries of destroyed owners away as well. */
+		if (slot == KC_SLOT_NONE || !kc_slot_vacant(kd, old))
 			reassigned++;
 	}
 	if (claim == KC_CLAIM_OWN)
@@ -616,7 +617,7 @@ void kc_mapblk_end_change(struct kc_io *io, bool assign)
 	spin_lock_irqsave(&mb->lock, flags);
 	for (i = io->first; io->intent && assign && i < io->first + io->nr; i++) {
 		old = kc_entry(mb, i);
-		if (old != KC_SLOT_NONE && old != io->slot)
+		if (!kc_slot_vacant(kd, old) && old != io->slot)
 			__set_bit(i, mb->unsettled);
 	}
 	if (io->intent) {

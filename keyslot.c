@@ -62,6 +62,8 @@ const char *kc_lock_state_name(enum kc_lock_state state)
 		return "unlocked";
 	case KC_WRONG_KEY:
 		return "wrong-key";
+	case KC_DESTROYED:
+		return "destroyed";
 	default:
 		return "locked";
 	}
@@ -332,8 +334,8 @@ static void kc_keyslot_free_work(struct work_struct *work)
 	key_put(ks->key);
 	percpu_ref_exit(&ks->ref);
 	kfree(ks);
-	if (atomic_dec_and_test(&kd->nr_keyslots))
-		wake_up(&kd->wait_ref);
+	atomic_dec(&kd->nr_keyslots);
+	wake_up(&kd->wait_ref);
 }
 
 static void kc_keyslot_release(struct percpu_ref *ref)
@@ -592,6 +594,25 @@ void kc_owner_lock(struct kc_dev *kd, struct kc_owner *owner)
 	lockdep_assert_held(&kd->lock);
 	kc_owner_kill(kd, owner, &dying);
 	kc_keyslots_quiesce(kd, &dying);
+}
+
+/**
+ * kc_owner_retire() - lock an owner, and wait for its last bio
+ * @kd:		the device
+ * @owner:	the owner
+ *
+ * Process context, kd->lock held.
+ */
+void kc_owner_retire(struct kc_dev *kd, struct kc_owner *owner)
+{
+	unsigned int loaded = 0;
+	u32 slot;
+
+	kc_owner_lock(kd, owner);
+	for (slot = 0; slot < kd->nr_slots; slot++)
+		loaded += !!rcu_access_pointer(kd->ks[slot]);
+	/* It may have been locked before: all locked ones must have drained. */
+	wait_event(kd->wait_ref, atomic_read(&kd->nr_keyslots) == loaded);
 }
 
 /*

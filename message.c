@@ -10,6 +10,7 @@
 #include <linux/slab.h>
 
 #include "dm-keyed-crypt.h"
+#include "trace.h"
 
 #define KC_MSG_ERR(t, fmt, ...) \
 	DMERR("%s: message: " fmt, dm_device_name((t)->kd->md), ##__VA_ARGS__)
@@ -19,7 +20,8 @@ static struct kc_owner *kc_owner_find(struct kc_dev *kd, const char *name)
 	u32 slot;
 
 	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++)
-		if (kd->owners[slot] && !strcmp(kd->owners[slot]->name, name))
+		if (kd->owners[slot] && kd->owners[slot]->state != KC_DESTROYED &&
+		    !strcmp(kd->owners[slot]->name, name))
 			return kd->owners[slot];
 	return NULL;
 }
@@ -65,10 +67,39 @@ static const char *kc_key_user(struct kc_dev *kd, const u8 check[KC_CHECK_SIZE])
 	if (!memcmp(kd->device.check, check, KC_CHECK_SIZE))
 		return "the device";
 	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++)
-		if (kd->owners[slot] &&
+		if (kd->owners[slot] && kd->owners[slot]->state != KC_DESTROYED &&
 		    !memcmp(kd->owners[slot]->check, check, KC_CHECK_SIZE))
 			return kd->owners[slot]->name;
 	return NULL;
+}
+
+/*
+ * A slot for a new owner: one never used, or a destroyed owner's of which no
+ * block remains, on disk neither.  Return: 0, with *@slot kd->nr_slots if there
+ * is none, or a negative errno.
+ */
+static int kc_slot_find(struct kc_dev *kd, u32 *slot)
+{
+	u64 *counts;
+	int r;
+
+	for (*slot = KC_SLOT_FIRST_OWNER; *slot < kd->nr_slots; ++*slot)
+		if (!kd->owners[*slot])
+			return 0;
+	if (bitmap_empty(kd->destroyed, kd->nr_slots))
+		return 0;
+	counts = kvcalloc(kd->nr_slots, sizeof(*counts), GFP_KERNEL);
+	if (!counts)
+		return -ENOMEM;
+	r = kc_journal_sync(kd, true);
+	if (!r)
+		r = kc_keymap_count(kd, counts);
+	if (!r)
+		for_each_set_bit(*slot, kd->destroyed, kd->nr_slots)
+			if (!counts[*slot])
+				break;
+	kvfree(counts);
+	return r;
 }
 
 /* owner add <name> <ids> <key> */
@@ -78,6 +109,7 @@ static int kc_msg_add(struct kc_target *t, const char *name, const char *ids,
 	struct kc_dev *kd = t->kd;
 	struct kc_owner *owner;
 	const char *error, *user;
+	struct kc_ids *new_ids;
 	u32 slot;
 	int r;
 
@@ -89,17 +121,22 @@ static int kc_msg_add(struct kc_target *t, const char *name, const char *ids,
 		KC_MSG_ERR(t, "there is an owner %s already", name);
 		return -EEXIST;
 	}
-	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++)
-		if (!kd->owners[slot])
-			break;
+	r = kc_slot_find(kd, &slot);
+	if (r) {
+		KC_MSG_ERR(t, "cannot look for a slot for owner %s: %d", name, r);
+		return r;
+	}
 	if (slot == kd->nr_slots) {
 		KC_MSG_ERR(t, "no room for owner %s: all %u slots are in use", name,
 			   kd->nr_slots);
 		return -ENOSPC;
 	}
 	owner = kzalloc(sizeof(*owner), GFP_KERNEL);
-	if (!owner)
-		return -ENOMEM;
+	new_ids = kc_ids_alloc(kd);
+	if (!owner || !new_ids) {
+		r = -ENOMEM;
+		goto free;
+	}
 	owner->slot = slot;
 	strscpy(owner->name, name, sizeof(owner->name));
 	r = kc_check_ids(t, owner, ids);
@@ -134,17 +171,19 @@ static int kc_msg_add(struct kc_target *t, const char *name, const char *ids,
 	r = kc_meta_write_owner(kd, slot, owner);
 	if (r)
 		goto free;
-	kd->owners[slot] = owner;
-	kd->nr_owners++;
 	/* From here on the owner is there; at worst its key is locked. */
-	kc_owner_unlock(kd, owner, true);
-	r = kc_ids_update(kd);
-	if (r)
-		KC_MSG_ERR(t, "out of memory: owner %s is known when the table is loaded again",
-			   name);
-	return r;
+	swap(kd->owners[slot], owner);
+	if (!owner)
+		kd->nr_owners++;
+	clear_bit(slot, kd->destroyed);
+	kc_owner_unlock(kd, kd->owners[slot], true);
+	kc_ids_update(kd, new_ids);
+	kfree(owner);
+	return 0;
 free:
-	key_put(owner->home);
+	kvfree(new_ids);
+	if (owner)
+		key_put(owner->home);
 	kfree(owner);
 	return r;
 }
@@ -154,18 +193,60 @@ static int kc_msg_ids(struct kc_target *t, struct kc_owner *owner, const char *i
 {
 	struct kc_dev *kd = t->kd;
 	struct kc_owner *new = kmemdup(owner, sizeof(*owner), GFP_KERNEL);
-	int r;
+	struct kc_ids *new_ids = kc_ids_alloc(kd);
+	int r = -ENOMEM;
 
-	if (!new)
-		return -ENOMEM;
-	r = kc_check_ids(t, new, ids);
+	if (new && new_ids)
+		r = kc_check_ids(t, new, ids);
 	if (!r)
 		r = kc_meta_write_owner(kd, owner->slot, new);
 	if (!r) {
 		owner->nr_ids = new->nr_ids;
 		memcpy(owner->ids, new->ids, sizeof(owner->ids));
-		r = kc_ids_update(kd);
+		kc_ids_update(kd, new_ids);
+		new_ids = NULL;
 	}
+	kvfree(new_ids);
+	kfree(new);
+	return r;
+}
+
+/* owner destroy <name> */
+static int kc_msg_destroy(struct kc_target *t, struct kc_owner *owner)
+{
+	struct kc_dev *kd = t->kd;
+	struct kc_owner *new = kzalloc(sizeof(*new), GFP_KERNEL);
+	struct kc_ids *new_ids = kc_ids_alloc(kd);
+	bool held = owner->held;
+	int r = -ENOMEM;
+
+	if (!new || !new_ids)
+		goto free;
+	new->slot = owner->slot;
+	new->state = KC_DESTROYED;
+	new->held = true;
+	strscpy(new->name, owner->name, sizeof(new->name));
+	/*
+	 * When its last bio has ended no entry gets its slot any more, and no read
+	 * that began before sees what others write where its blocks were.
+	 */
+	owner->held = true;
+	kc_owner_retire(kd, owner);
+	r = kc_meta_write_owner(kd, owner->slot, new);
+	if (r) {
+		KC_MSG_ERR(t, "owner %s: cannot be destroyed: %d", owner->name, r);
+		owner->held = held;
+		goto free;
+	}
+	set_bit(new->slot, kd->destroyed);
+	swap(kd->owners[new->slot], new);
+	kc_ids_update(kd, new_ids);
+	new_ids = NULL;
+	trace_keyed_crypt_key(kd->md, owner->slot, KC_DESTROYED);
+	key_put(owner->home);
+	memzero_explicit(owner->check, sizeof(owner->check));
+free:
+	kvfree(new_ids);
 	kfree(new);
 	return r;
 }
@@ -211,6 +292,11 @@ static int kc_msg_list(struct kc_target *t, char *result, unsigned int maxlen)
 
 		if (!owner)
 			continue;
+		if (owner->state == KC_DESTROYED) {
+			DMEMIT("%s%s %u destroyed - - %llu", sz ? "\n" : "",
+			       owner->name, slot, counts[slot]);
+			continue;
+		}
 		kc_ids_print(owner, ids, PAGE_SIZE);
 		DMEMIT("%s%s %u %s %s :%u:%s:%s %llu", sz ? "\n" : "", owner->name,
 		       slot, kc_lock_state_name(owner->state), ids,
@@ -237,6 +323,7 @@ static int kc_msg_owner(struct kc_target *t, unsigned int argc, char **argv,
 		{ "ids", 4, "owner ids <name> <ids>" },
 		{ "lock", 3, "owner lock <name>" },
 		{ "unlock", 3, "owner unlock <name>" },
+		{ "destroy", 3, "owner destroy <name>" },
 		{ "list", 2, "owner list" },
 	};
 	struct kc_owner *owner;
@@ -247,7 +334,7 @@ static int kc_msg_owner(struct kc_target *t, unsigned int argc, char **argv,
 		if (!strcmp(argv[1], verbs[i].verb))
 			break;
 	if (argc < 2 || i == ARRAY_SIZE(verbs)) {
-		KC_MSG_ERR(t, "owner %.64s: not one of add, ids, lock, unlock, list",
+		KC_MSG_ERR(t, "owner %.64s: not one of add, ids, lock, unlock, destroy, list",
 			   argc < 2 ? "" : argv[1]);
 		return -EINVAL;
 	}
@@ -257,7 +344,8 @@ static int kc_msg_owner(struct kc_target *t, unsigned int argc, char **argv,
 		return -EINVAL;
 	}
 	if (t->kd->mode != KC_RW &&
-	    (!strcmp(argv[1], "add") || !strcmp(argv[1], "ids"))) {
+	    (!strcmp(argv[1], "add") || !strcmp(argv[1], "ids") ||
+	     !strcmp(argv[1], "destroy"))) {
 		KC_MSG_ERR(t, "owner %s: the metadata %s", argv[1],
 			   t->kd->mode == KC_RO ? "is read-only" : "has failed");
 		return t->kd->mode == KC_RO ? -EROFS : -EIO;
@@ -278,6 +366,8 @@ static int kc_msg_owner(struct kc_target *t, unsigned int argc, char **argv,
 		r = kc_msg_ids(t, owner, argv[3]);
 	} else if (!strcmp(argv[1], "unlock")) {
 		r = kc_msg_unlock(t, owner);
+	} else if (!strcmp(argv[1], "destroy")) {
+		r = kc_msg_destroy(t, owner);
 	} else {
 		owner->held = true;
 		kc_owner_lock(t->kd, owner);
@@ -285,6 +375,8 @@ static int kc_msg_owner(struct kc_target *t, unsigned int argc, char **argv,
 	}
 unlock:
 	mutex_unlock(&t->kd->lock);
+	if (r == -ENOMEM)
+		KC_MSG_ERR(t, "owner %s %.64s: out of memory", argv[1], argv[2]);
 	return r;
 }
 
@@ -324,6 +416,8 @@ static int kc_msg_map(struct kc_target *t, unsigned int argc, char **argv,
 		n = kc_mapblk_run(mb, first, min_t(u64, count, KC_ENTRIES - first),
 				  &slot);
 		kc_mapblk_put(kd, mb);
+		if (kc_slot_vacant(kd, slot))
+			slot = KC_SLOT_NONE;
 		if (run && slot != last) {
 			DMEMIT("%s%llu %llu %u", sz ? "\n" : "", start, run, last);
 			start = block;

@@ -178,7 +178,8 @@ static int kc_meta_layout(struct kc_dev *kd, u32 owner_blocks,
 	kd->nr_slots = owner_blocks * KC_UNITS;
 	kd->owners = kvcalloc(kd->nr_slots, sizeof(*kd->owners), GFP_KERNEL);
 	kd->ks = kvcalloc(kd->nr_slots, sizeof(*kd->ks), GFP_KERNEL);
-	if (!kd->owners || !kd->ks) {
+	kd->destroyed = bitmap_zalloc(kd->nr_slots, GFP_KERNEL);
+	if (!kd->owners || !kd->ks || !kd->destroyed) {
 		kc_error("out of memory");
 		return -ENOMEM;
 	}
@@ -445,11 +446,15 @@ static void kc_owner_to_disk(struct kc_disk_owner *d, const struct kc_owner *own
 	memset(d, 0, sizeof(*d));
 	if (!owner)
 		return;
+	strscpy(d->name, owner->name, sizeof(d->name));
+	if (owner->state == KC_DESTROYED) {
+		d->state = cpu_to_le32(KC_OWNER_DESTROYED);
+		return;
+	}
 	d->state = cpu_to_le32(KC_OWNER_ACTIVE);
 	d->key_size = cpu_to_le16(owner->ref.size);
 	d->key_type = owner->ref.type;
 	d->nr_ids = owner->nr_ids;
-	strscpy(d->name, owner->name, sizeof(d->name));
 	memcpy(d->check, owner->check, sizeof(d->check));
 	strscpy(d->desc, owner->ref.desc, sizeof(d->desc));
 	for (i = 0; i < owner->nr_ids; i++) {
@@ -462,18 +467,19 @@ static void kc_owner_to_disk(struct kc_disk_owner *d, const struct kc_owner *own
 static int kc_owner_from_disk(struct kc_dev *kd, u32 slot,
 			      const struct kc_disk_owner *d)
 {
+	bool active = d->state == cpu_to_le32(KC_OWNER_ACTIVE);
 	struct kc_owner *owner;
 	unsigned int i;
 
 	if (d->state == cpu_to_le32(KC_OWNER_FREE))
 		return 0;
 	if (slot < KC_SLOT_FIRST_OWNER ||
-	    d->state != cpu_to_le32(KC_OWNER_ACTIVE) ||
+	    (!active && d->state != cpu_to_le32(KC_OWNER_DESTROYED)) ||
 	    d->nr_ids > KC_MAX_IDS ||
 	    strnlen(d->name, sizeof(d->name)) == sizeof(d->name) ||
 	    strnlen(d->desc, sizeof(d->desc)) == sizeof(d->desc) ||
 	    le16_to_cpu(d->key_size) > KC_MAX_KEY_SIZE ||
-	    !kc_key_type_name(d->key_type)) {
+	    (active && !kc_key_type_name(d->key_type))) {
 		kc_error("owner table: slot %u has impossible values", slot);
 		return -EINVAL;
 	}
@@ -481,6 +487,11 @@ static int kc_owner_from_disk(struct kc_dev *kd, u32 slot,
 	if (!owner)
 		return -ENOMEM;
 	owner->slot = slot;
+	if (!active) {
+		owner->state = KC_DESTROYED;
+		owner->held = true;
+		set_bit(slot, kd->destroyed);
+	}
 	owner->ref.size = le16_to_cpu(d->key_size);
 	owner->ref.type = d->key_type;
 	strscpy(owner->name, d->name, sizeof(owner->name));
@@ -771,6 +782,7 @@ void kc_meta_exit(struct kc_dev *kd)
 	}
 	kvfree(kd->owners);
 	kvfree(kd->ks);
+	bitmap_free(kd->destroyed);
 	kvfree(kd->state_bits);
 	bitmap_free(kd->state_dirty);
 	kc_seal_wipe(kd);

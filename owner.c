@@ -72,24 +72,39 @@ static int kc_id_slot_cmp(const void *a, const void *b)
 }
 
 /**
- * kc_ids_update() - publish the ids of all owners
+ * kc_ids_alloc() - memory for the ids of all owners
  * @kd:		the device
  *
- * Process context, kd->lock held.  Return: 0 or -ENOMEM.
+ * There is room for those of one more owner.  Process context, kd->lock held.
+ * Return: for kc_ids_update() or kvfree(); NULL without memory.
  */
-int kc_ids_update(struct kc_dev *kd)
+struct kc_ids *kc_ids_alloc(struct kc_dev *kd)
 {
-	struct kc_ids *ids, *old;
-	unsigned int nr = 0, i;
+	unsigned int nr = KC_MAX_IDS;
+	struct kc_ids *ids;
 	u32 slot;
 
 	lockdep_assert_held(&kd->lock);
 	for (slot = 0; slot < kd->nr_slots; slot++)
 		if (kd->owners[slot])
 			nr += kd->owners[slot]->nr_ids;
-	ids = kvzalloc(struct_size(ids, range, nr), GFP_KERNEL);
-	if (!ids)
-		return -ENOMEM;
+	return kvzalloc(struct_size(ids, range, nr), GFP_KERNEL);
+}
+
+/**
+ * kc_ids_update() - publish the ids of all owners
+ * @kd:		the device
+ * @ids:	from kc_ids_alloc(), taken over
+ *
+ * Process context, kd->lock held.
+ */
+void kc_ids_update(struct kc_dev *kd, struct kc_ids *ids)
+{
+	struct kc_ids *old;
+	unsigned int i;
+	u32 slot;
+
+	lockdep_assert_held(&kd->lock);
 	for (slot = 0; slot < kd->nr_slots; slot++) {
 		const struct kc_owner *owner = kd->owners[slot];
 
@@ -100,13 +115,12 @@ int kc_ids_update(struct kc_dev *kd)
 				.slot = slot,
 			};
 	}
-	sort(ids->range, nr, sizeof(ids->range[0]), kc_id_slot_cmp, NULL);
+	sort(ids->range, ids->nr, sizeof(ids->range[0]), kc_id_slot_cmp, NULL);
 	old = rcu_replace_pointer(kd->ids, ids, lockdep_is_held(&kd->lock));
 	if (old) {
 		synchronize_rcu();
 		kvfree(old);
 	}
-	return 0;
 }
 
 /**

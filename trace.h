@@ -65,7 +65,8 @@ TRACE_EVENT(keyed_crypt_key,
 		  __print_symbolic(__entry->state,
 				   { KC_LOCKED, "locked" },
 				   { KC_WRONG_KEY, "wrong-key" },
-				   { KC_UNLOCKED, "unlocked" }))
+				   { KC_UNLOCKED, "unlocked" },
+				   { KC_DESTROYED, "destroyed" }))
 );
 
 TRACE_EVENT(keyed_crypt_commit,

@@ -262,8 +262,8 @@ def bad_messages():
     for text, error, said in (
             ("foo", e, "foo: not one of owner, map, commit"), ("assign 0 1 alice", e, "assign: not one of owner, map, commit"),
             ("Commit", e, "Commit: not one of"), ("commit now", e, "2 words, expected 1: commit"),
-            ("owner", e, "owner : not one of add, ids, lock, unlock, list"),
-            ("owner destroy alice", e, "owner destroy: not one of"), ("owner list alice", e, "3 words, expected 2: owner list"),
+            ("owner", e, "owner : not one of add, ids, lock, unlock, destroy, list"),
+            ("owner destroy", e, "2 words, expected 3: owner destroy"), ("owner destroy carl", "ENOENT", "there is no owner carl"), ("owner list alice", e, "3 words, expected 2: owner list"),
             ("owner add", e, "2 words, expected 5: owner add"), ("owner add carl 3", e, "4 words, expected 5: owner add"),
             (add % ("carl", "3", ok_key) + " x", e, "6 words, expected 5: owner add"),
             (add % ("x" * 32, "3", ok_key), e, "name x{32} is not 1 to 31 of A-Za-z0-9._-"),
