@@ -1053,6 +1053,14 @@ int kc_journal_recover(struct kc_dev *kd)
 		kc_error("cannot write the recovered key map");
 		return r;
 	}
+	/* Content that intents were compared with may be in the cache only. */
+	if (!kd->same_bdev) {
+		r = blkdev_issue_flush(kd->data_bdev);
+		if (r) {
+			kc_error("cannot make the data durable the recovered key map speaks of");
+			return r;
+		}
+	}
 	j->next_seq = end + kd->layout.journal_blocks;
 	atomic64_set(&j->durable_seq, j->next_seq);
 	r = kc_journal_anchor(kd, j->next_seq, KC_ANCHOR_CLEAN);
