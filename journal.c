@@ -571,6 +571,13 @@ static int kc_intent_log(struct kc_dev *kd, struct kc_io *io)
 		r = kc_intent_log_run(kd, io, &iter, i, n, old);
 		if (r)
 			return r;
+		/*
+		 * The intent has logged the old entries, too.  Logged behind it
+		 * they would say what is not true any more when the data is there.
+		 */
+		spin_lock_irq(&mb->lock);
+		bitmap_clear(mb->unlogged, i, n);
+		spin_unlock_irq(&mb->lock);
 	}
 	return 0;
 }
