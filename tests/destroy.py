@@ -167,7 +167,7 @@ def destroy_under_load():
 def waits_for_the_last():
     """A write that is still going to a slow disk when its owner is locked, then destroyed."""
     kc.zero(DATA, 0, OFFSET * 512)
-    slow = kc.create("slow", "0 %d delay %s 0 0 %s 0 2000" % (kc.size_of(DATA) // 512, DATA, DATA))
+    slow = kc.create("slow", "0 %d delay %s 0 0 %s 0 4000" % (kc.size_of(DATA) // 512, DATA, DATA))
     dev = kc.create("kc", table("meta_device:" + DATA).replace(DATA, slow, 1))
     add("alice")
     writer = threading.Thread(target=put, args=(dev, 3, b"a", "alice"))
