@@ -887,31 +887,99 @@ static int kc_replay_intent(struct kc_dev *kd, u64 block, u64 sum, u16 slot, u16
 	return kc_crypt_sum(kd, kd->journal.snap) == sum ? slot : old;
 }
 
+static bool kc_record_is_intent(const struct kc_disk_record *record)
+{
+	return le64_to_cpu(record->block) >> KC_RECORD_TYPE_SHIFT == KC_RECORD_INTENT;
+}
+
+/* Entries of a journal block a record has, with its checksums. */
+static u32 kc_record_len(const struct kc_disk_record *record)
+{
+	u32 count = le32_to_cpu(record->count);
+
+	return kc_record_is_intent(record) ?
+		1 + count / KC_SUMS + !!(count % KC_SUMS) : 1;
+}
+
+/* Is a record possible, with @left entries up to the end of its block? */
+static bool kc_record_valid(struct kc_dev *kd, const struct kc_disk_record *record,
+			    u32 left)
+{
+	u64 word = le64_to_cpu(record->block);
+	u64 block = word & KC_RECORD_BLOCK_MASK;
+	u32 count = le32_to_cpu(record->count);
+	bool intent = kc_record_is_intent(record);
+
+	return (intent || word >> KC_RECORD_TYPE_SHIFT == KC_RECORD_MAP) &&
+	       !(word & ~KC_RECORD_BLOCK_MASK & ~(0xffULL << KC_RECORD_TYPE_SHIFT)) &&
+	       block < kd->nr_blocks && count && count <= kd->nr_blocks - block &&
+	       le16_to_cpu(record->slot) < kd->nr_slots &&
+	       le16_to_cpu(record->old) < kd->nr_slots &&
+	       (intent || !record->old) && kc_record_len(record) <= left;
+}
+
+/* Can the map blocks a valid record names be read? */
+static int kc_record_load(struct kc_dev *kd, const struct kc_disk_record *record)
+{
+	u64 block = le64_to_cpu(record->block) & KC_RECORD_BLOCK_MASK;
+	struct kc_mapblk *mb;
+	unsigned int entry;
+	u32 index, last;
+
+	index = kc_map_index(block, &entry);
+	last = kc_map_index(block + le32_to_cpu(record->count) - 1, &entry);
+	for (; index <= last; index++) {
+		mb = kc_mapblk_get(kd, index);
+		if (IS_ERR(mb)) {
+			kc_error("cannot load map block %u for recovery", index);
+			return PTR_ERR(mb);
+		}
+		kc_mapblk_put(kd, mb);
+		cond_resched();
+	}
+	return 0;
+}
+
+/* Can all of a journal block be applied? */
+static int kc_journal_check(struct kc_dev *kd, const struct kc_disk_journal *dj,
+			    u64 seq)
+{
+	u32 nr = le32_to_cpu(dj->nr_records), i;
+	int r;
+
+	if (nr > KC_RECORDS_PER_BLOCK) {
+		kc_error("journal block %llu has %u records, at most %zu fit",
+			 seq, nr, (size_t)KC_RECORDS_PER_BLOCK);
+		return -EINVAL;
+	}
+	for (i = 0; i < nr; i += kc_record_len(&dj->records[i])) {
+		if (!kc_record_valid(kd, &dj->records[i], nr - i)) {
+			kc_error("journal block %llu has an impossible record", seq);
+			return -EINVAL;
+		}
+		r = kc_record_load(kd, &dj->records[i]);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* Applies a record that has been checked.  Return: 0 or a negative errno. */
 static int kc_replay_record(struct kc_dev *kd, const struct kc_disk_record *record,
-			    unsigned int left, u64 seq)
+			    u64 seq)
 {
 	u64 word = le64_to_cpu(record->block);
 	u64 block = word & KC_RECORD_BLOCK_MASK;
 	u32 count = le32_to_cpu(record->count), i;
 	u16 slot = le16_to_cpu(record->slot), old = le16_to_cpu(record->old);
 	const struct kc_disk_sums *sums = (const void *)(record + 1);
-	bool intent = word >> KC_RECORD_TYPE_SHIFT == KC_RECORD_INTENT;
+	bool intent = kc_record_is_intent(record);
 	struct kc_journal *j = &kd->journal;
-	unsigned int used = 1, first;
 	struct kc_mapblk *mb;
+	unsigned int first;
 	u32 index;
 	int r;
 
-	if (intent)
-		used += DIV_ROUND_UP(count, KC_SUMS);
-	if ((word >> KC_RECORD_TYPE_SHIFT != KC_RECORD_MAP && !intent) ||
-	    word & ~KC_RECORD_BLOCK_MASK & ~(0xffULL << KC_RECORD_TYPE_SHIFT) ||
-	    block >= kd->nr_blocks || !count || count > kd->nr_blocks - block ||
-	    slot >= kd->nr_slots || old >= kd->nr_slots || (old && !intent) ||
-	    used > left) {
-		kc_error("journal block %llu has an impossible record", seq);
-		return -EINVAL;
-	}
 	for (i = 0; i < count; i++, block++) {
 		r = slot;
 		if (intent)
@@ -942,7 +1010,7 @@ static int kc_replay_record(struct kc_dev *kd, const struct kc_disk_record *reco
 		if (!(block % 1024))
 			cond_resched();
 	}
-	return used;
+	return 0;
 }
 
 /**
@@ -985,6 +1053,73 @@ kc_journal_read(struct kc_dev *kd, struct kc_journal_reader *reader, u64 seq)
 	return kc_journal_block(&kd->journal, i);
 }
 
+/*
+ * Finds the end of the journal: the first block from @tail on that is not there.
+ * Changes nothing, so that a journal that must be refused is refused before
+ * anything has been written.  Return: 0 or a negative errno with an error said.
+ */
+static int kc_journal_scan(struct kc_dev *kd, u64 tail, u64 durable, u64 *end)
+{
+	struct kc_journal_reader reader = {};
+	const struct kc_disk_journal *dj;
+	bool ended = false;
+	u64 seq;
+	int r;
+
+	for (seq = tail; seq - tail < kd->layout.journal_blocks; seq++) {
+		cond_resched();
+		dj = kc_journal_read(kd, &reader, seq);
+		if (IS_ERR(dj))
+			return PTR_ERR(dj);
+		if (!ended && (!dj || le64_to_cpu(dj->seq) != seq)) {
+			ended = true;
+			*end = seq;
+		}
+		/* What comes behind the end must be from before a crash. */
+		if (dj && (!ended || le64_to_cpu(dj->seq) > *end))
+			durable = max(durable, le64_to_cpu(dj->durable));
+		r = ended ? 0 : kc_journal_check(kd, dj, seq);
+		if (r)
+			return r;
+	}
+	if (!ended)
+		*end = seq;
+	if (*end < durable) {
+		kc_error("journal block %llu is damaged: all up to %llu were durable",
+			 *end, durable - 1);
+		return -EBADMSG;
+	}
+	return 0;
+}
+
+/* Applies the journal blocks that kc_journal_scan() has found. */
+static int kc_journal_replay(struct kc_dev *kd, u64 tail, u64 end)
+{
+	struct kc_journal_reader reader = {};
+	const struct kc_disk_journal *dj;
+	u64 seq;
+	u32 i;
+	int r;
+
+	for (seq = tail; seq < end; seq++) {
+		cond_resched();
+		dj = kc_journal_read(kd, &reader, seq);
+		if (IS_ERR(dj))
+			return PTR_ERR(dj);
+		if (!dj || le64_to_cpu(dj->seq) != seq) {
+			kc_error("journal block %llu changes from one read to the next", seq);
+			return -EBADMSG;
+		}
+		r = kc_journal_check(kd, dj, seq);
+		for (i = 0; !r && i < le32_to_cpu(dj->nr_records);
+		     i += kc_record_len(&dj->records[i]))
+			r = kc_replay_record(kd, &dj->records[i], seq);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
 /**
  * kc_journal_recover() - bring the key map up to date with the journal
  * @kd:		the device, its map empty
@@ -996,10 +1131,8 @@ kc_journal_read(struct kc_dev *kd, struct kc_journal_reader *reader, u64 seq)
 int kc_journal_recover(struct kc_dev *kd)
 {
 	struct kc_journal *j = &kd->journal;
-	struct kc_journal_reader reader = {};
-	const struct kc_disk_journal *dj;
-	u64 tail, durable, seq, end;
-	u32 flags, i, nr;
+	u64 tail, durable, end;
+	u32 flags;
 	int r;
 
 	r = kc_meta_read_anchor(kd, &tail, &durable, &flags);
@@ -1013,40 +1146,11 @@ int kc_journal_recover(struct kc_dev *kd)
 		j->recovering = false;
 		return 0;
 	}
-	for (seq = tail; seq - tail < kd->layout.journal_blocks; seq++) {
-		dj = kc_journal_read(kd, &reader, seq);
-		if (IS_ERR(dj))
-			return PTR_ERR(dj);
-		if (!dj || le64_to_cpu(dj->seq) != seq)
-			break;
-		nr = le32_to_cpu(dj->nr_records);
-		if (nr > KC_RECORDS_PER_BLOCK) {
-			kc_error("journal block %llu has %u records, at most %zu fit",
-				 seq, nr, (size_t)KC_RECORDS_PER_BLOCK);
-			return -EINVAL;
-		}
-		durable = max(durable, le64_to_cpu(dj->durable));
-		for (i = 0; i < nr; i += r) {
-			r = kc_replay_record(kd, &dj->records[i], nr - i, seq);
-			if (r < 0)
-				return r;
-		}
-		cond_resched();
-	}
-	/* What comes behind the end must be from before a crash. */
-	for (end = seq; seq - tail < kd->layout.journal_blocks; seq++) {
-		dj = kc_journal_read(kd, &reader, seq);
-		if (IS_ERR(dj))
-			return PTR_ERR(dj);
-		if (dj && le64_to_cpu(dj->seq) > end)
-			durable = max(durable, le64_to_cpu(dj->durable));
-		cond_resched();
-	}
-	if (end < durable) {
-		kc_error("journal block %llu is damaged: all up to %llu were durable",
-			 end, durable - 1);
-		return -EBADMSG;
-	}
+	r = kc_journal_scan(kd, tail, durable, &end);
+	if (!r)
+		r = kc_journal_replay(kd, tail, end);
+	if (r)
+		return r;
 	if (kd->mode != KC_RW) {
 		j->recovering = false;
 		return 0;
