@@ -256,6 +256,7 @@ int kc_meta_io(struct kc_dev *kd, blk_opf_t opf, u64 area_block, void *buf,
 	       unsigned int nr_area_blocks);
 int kc_meta_open(struct kc_dev *kd, const struct kc_params *params,
 		 const struct kc_keyref *ref, u64 max_area_blocks);
+void kc_meta_mend(struct kc_dev *kd);
 int kc_meta_match(struct kc_dev *kd, const struct kc_params *params);
 int kc_meta_load_owners(struct kc_dev *kd);
 int kc_meta_write_owner(struct kc_dev *kd, u32 slot, const struct kc_owner *owner);
@@ -477,6 +478,7 @@ enum kc_mode {
  * @same_bdev:	data and metadata share a device, and so a cache flush
  * @dm_io:	for metadata I/O
  * @meta_buf:	an area block for the journal worker's metadata writes
+ * @mended_super: while opening: the superblock copy that was bad, as it must be
  * @load_pool:	area blocks for reading map blocks
  * @layout:	of the metadata area
  * @sector_size: in bytes
@@ -533,6 +535,7 @@ struct kc_dev {
 	bool same_bdev;
 	struct dm_io_client *dm_io;
 	u8 *meta_buf;
+	u8 *mended_super;
 	mempool_t load_pool;
 	struct kc_layout layout;
 

@@ -200,6 +200,7 @@ struct kc_disk_owner {
 } __attribute__((packed));
 static_assert(sizeof(struct kc_disk_owner) == KC_UNIT_PAYLOAD, "owner fits unit");
 
+#define KC_MAX_SEQ		(1ULL << 62)	/* of an anchor; it is never reached */
 #define KC_ANCHOR_CLEAN		0x1	/* all of the journal is in the map */
 
 /**

@@ -86,9 +86,10 @@ static u32 kc_super_csum(const struct kc_disk_super *ds)
 /* A block that can be a superblock: magic and checksum.  Needs no key. */
 static bool kc_super_sound(const u8 *block, u64 place)
 {
+	static const u8 magic[sizeof_field(struct kc_disk_super, magic)] = KC_MAGIC;
 	const struct kc_disk_super *ds = (const void *)block;
 
-	return !memcmp(ds->magic, KC_MAGIC, sizeof(KC_MAGIC)) &&
+	return !memcmp(ds->magic, magic, sizeof(magic)) &&
 	       le32_to_cpu(ds->csum) == kc_super_csum(ds) &&
 	       le32_to_cpu(ds->place) == place &&
 	       !memchr_inv(block + sizeof(*ds), 0, KC_BLOCK_SIZE - sizeof(*ds));
@@ -108,18 +109,24 @@ static int kc_super_mac(struct kc_kdf *kdf, const struct kc_disk_super *ds,
 	return r;
 }
 
-static int kc_super_write(struct kc_dev *kd, u8 *block, struct kc_kdf *kdf,
-			  u64 place)
+/* Makes a superblock the copy for another place. */
+static int kc_super_seal(struct kc_disk_super *ds, struct kc_kdf *kdf, u64 place)
 {
-	struct kc_disk_super *ds = (void *)block;
 	int r;
 
 	ds->place = cpu_to_le32(place);
 	r = kc_super_mac(kdf, ds, ds->mac);
-	if (r)
-		return r;
-	ds->csum = cpu_to_le32(kc_super_csum(ds));
-	return kc_meta_io(kd, REQ_OP_WRITE | REQ_PREFLUSH | REQ_FUA, place, block, 1);
+	if (!r)
+		ds->csum = cpu_to_le32(kc_super_csum(ds));
+	return r;
+}
+
+static int kc_super_write(struct kc_dev *kd, u8 *block)
+{
+	const struct kc_disk_super *ds = (const void *)block;
+
+	return kc_meta_io(kd, REQ_OP_WRITE | REQ_PREFLUSH | REQ_FUA,
+			  le32_to_cpu(ds->place), block, 1);
 }
 
 #define KC_MISMATCH(what, fmt, disk, table)				\
@@ -139,7 +146,7 @@ int kc_meta_match(struct kc_dev *kd, const struct kc_params *params)
 		KC_MISMATCH("cipher", "%s", kd->cipher_spec, params->cipher);
 	else if (kd->sector_size != params->sector_size)
 		KC_MISMATCH("sector_size", "%u", kd->sector_size, params->sector_size);
-	else if (kd->device.ref.size && kd->device.ref.size != params->key_size)
+	else if (kd->device.ref.size != params->key_size)
 		KC_MISMATCH("a key size of", "%u", kd->device.ref.size, params->key_size);
 	else if (kd->flags != params->flags)
 		KC_MISMATCH("iv_large_sectors", "%s",
@@ -219,7 +226,7 @@ static int kc_super_parse(struct kc_dev *kd, const struct kc_disk_super *ds,
 	}
 	if (memchr_inv(ds->reserved, 0, sizeof(ds->reserved)) ||
 	    !memchr(ds->cipher, 0, sizeof(ds->cipher)) ||
-	    disk.flags & ~KC_FLAG_IV_LARGE_SECTORS ||
+	    !disk.key_size || disk.key_size > KC_MAX_KEY_SIZE ||
 	    owner_blocks < 1 || owner_blocks > KC_OWNER_BLOCKS_MAX ||
 	    journal_blocks < KC_JOURNAL_BLOCKS_MIN ||
 	    journal_blocks > KC_JOURNAL_BLOCKS_MAX ||
@@ -328,9 +335,13 @@ static int kc_meta_format(struct kc_dev *kd, const struct kc_params *params,
 	ds->iv_offset = cpu_to_le64(params->iv_offset);
 	ds->nr_blocks = cpu_to_le64(params->nr_blocks);
 
-	r = kc_super_write(kd, buf, &kdf, KC_SUPER_BLOCK_2);
+	r = kc_super_seal(ds, &kdf, KC_SUPER_BLOCK_2);
 	if (!r)
-		r = kc_super_write(kd, buf, &kdf, KC_SUPER_BLOCK_1);
+		r = kc_super_write(kd, buf);
+	if (!r)
+		r = kc_super_seal(ds, &kdf, KC_SUPER_BLOCK_1);
+	if (!r)
+		r = kc_super_write(kd, buf);
 out:
 	kc_kdf_exit(&kdf);
 	if (r)
@@ -364,9 +375,8 @@ static struct kc_disk_super *kc_super_choose(u8 *copies, bool sound[2])
  * @max_area_blocks: room for the area
  *
  * Loads the device key.  Process context.  Nothing is written to an area
- * that is neither sound nor all zeros; a bad superblock copy is written again
- * when the other one has been verified and the table is read-write.  Return:
- * 0 or a negative errno with an error said.
+ * that is not all zeros; kc_meta_mend() makes a bad superblock copy good.
+ * Return: 0 or a negative errno with an error said.
  */
 int kc_meta_open(struct kc_dev *kd, const struct kc_params *params,
 		 const struct kc_keyref *ref, u64 max_area_blocks)
@@ -374,7 +384,7 @@ int kc_meta_open(struct kc_dev *kd, const struct kc_params *params,
 	struct kc_disk_super *ds;
 	u8 mac[KC_MAC_SIZE];
 	struct kc_kdf kdf;
-	bool sound[2], fixed;
+	bool sound[2];
 	int errors = 0, i, r;
 	u8 *buf;
 
@@ -421,11 +431,14 @@ int kc_meta_open(struct kc_dev *kd, const struct kc_params *params,
 		kc_error("superblock is forged: it is not authentic under the device key");
 		r = -EBADMSG;
 	} else if (!sound[0] || !sound[1]) {
-		i = sound[0] ? 1 : 0;
-		fixed = kd->mode == KC_RW &&
-			!kc_super_write(kd, (u8 *)ds, &kdf, kc_super_places[i]);
-		DMWARN("%s: superblock copy %d was bad: %s", dm_device_name(kd->md),
-		       i + 1, fixed ? "written again" : "using the other");
+		/* Written when all the rest has been found to be good. */
+		r = kc_super_seal(ds, &kdf, kc_super_places[sound[0] ? 1 : 0]);
+		if (!r)
+			kd->mended_super = kmemdup(ds, KC_BLOCK_SIZE, GFP_KERNEL);
+		if (!kd->mended_super) {
+			kc_error("out of memory");
+			r = -ENOMEM;
+		}
 	} else if (memcmp(buf, buf + KC_BLOCK_SIZE,
 			  offsetof(struct kc_disk_super, place))) {
 		kc_error("superblock copies are of different metadata areas");
@@ -435,6 +448,28 @@ int kc_meta_open(struct kc_dev *kd, const struct kc_params *params,
 out:
 	vfree(buf);
 	return r;
+}
+
+/**
+ * kc_meta_mend() - write a bad superblock copy again
+ * @kd:		the device, all of its metadata found to be good
+ *
+ * If the table is read-write, and if it can be written; the other copy will do.
+ * Process context.
+ */
+void kc_meta_mend(struct kc_dev *kd)
+{
+	struct kc_disk_super *ds = (void *)kd->mended_super;
+	bool fixed;
+
+	if (!ds)
+		return;
+	fixed = kd->mode == KC_RW && !kc_super_write(kd, kd->mended_super);
+	DMWARN("%s: superblock copy %d was bad: %s", dm_device_name(kd->md),
+	       le32_to_cpu(ds->place) == kc_super_places[0] ? 1 : 2,
+	       fixed ? "written again" : "using the other");
+	kfree(kd->mended_super);
+	kd->mended_super = NULL;
 }
 
 /* ---- owner table ---- */
@@ -629,6 +664,7 @@ int kc_meta_read_anchor(struct kc_dev *kd, u64 *tail, u64 *durable, u32 *flags)
 	*flags = le32_to_cpu(da->flags);
 	if (!*tail || *tail > *durable ||
 	    *durable - *tail > kd->layout.journal_blocks ||
+	    *durable > KC_MAX_SEQ ||
 	    *flags & ~KC_ANCHOR_CLEAN) {
 		kc_error("journal anchor has impossible values");
 		r = -EINVAL;
@@ -785,5 +821,6 @@ void kc_meta_exit(struct kc_dev *kd)
 	bitmap_free(kd->destroyed);
 	kvfree(kd->state_bits);
 	bitmap_free(kd->state_dirty);
+	kfree(kd->mended_super);
 	kc_seal_wipe(kd);
 }
