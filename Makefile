@@ -11,13 +11,14 @@ TESTS	?= $(wildcard tests/*.t)
 export KERNEL
 
 .DEFAULT_GOAL := module
-.PHONY: help module install setup check check-damage demo shell clean distclean
+.PHONY: help module install setup check check-damage check-model demo shell clean distclean
 
 help:
 	@echo 'make [module]  build dm-keyed-crypt.ko; KDIR=<kernel headers>, default the newest installed'
 	@echo 'make install   install it where modprobe finds it (as root; INSTALL_MOD_PATH=<root>)'
 	@echo 'make check     install what is missing, build, run every test in a VM; TESTS="tests/<name>.t ..."'
 	@echo 'make check-damage  activate 10,000 damaged metadata areas (half an hour); KC_SEED=<n> for others'
+	@echo 'make check-model  check the model of the journal with spin, with larger bounds than make check (ten minutes)'
 	@echo 'make demo      the same for a short show of what the target does'
 	@echo 'make shell     a shell in a VM with the module loaded and a disk to play with'
 	@echo 'make setup     only install what the other targets need (apt-get, as root or with sudo)'
@@ -49,6 +50,9 @@ check-damage: export KC_IMAGES ?= 10000
 check-damage: setup
 	+@$(MAKE) --no-print-directory module
 	@tests/check tests/60-damage.t
+
+check-model: setup
+	@KC_MODEL=full tests/check tests/02-model.t
 
 demo: setup
 	+@$(MAKE) --no-print-directory module
