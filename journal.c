@@ -32,6 +32,9 @@
  * half as long as these, so emptying the journal always has the room it needs.
  *
  * All of this is done by one worker, kd->journal.work.
+ *
+ * Documentation/journal.rst has the states, and the argument for each point where
+ * power may go; tests/model/journal.pml is a model of this file: change both.
  */
 
 #include <linux/slab.h>
