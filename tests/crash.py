@@ -206,7 +206,7 @@ class Load:
             what = rng.random()
             if what < 0.4:
                 kc.message(self.name, "commit")
-            elif what < 0.9:
+            elif what < 0.98:
                 who = rng.choice(list(NAMES.values()))
                 kc.message(self.name, "owner lock " + who)
                 time.sleep(rng.random() * 0.05)
