@@ -75,7 +75,7 @@ static const char *kc_key_user(struct kc_dev *kd, const u8 check[KC_CHECK_SIZE])
 
 /*
  * A slot for a new owner: one never used, or a destroyed owner's of which no
- * block remains, on disk neither.  Return: 0, with *@slot kd->nr_slots if there
+ * block remains, nor would after a crash.  Return: 0, with *@slot kd->nr_slots if there
  * is none, or a negative errno.
  */
 static int kc_slot_find(struct kc_dev *kd, u32 *slot)
@@ -91,13 +91,14 @@ static int kc_slot_find(struct kc_dev *kd, u32 *slot)
 	counts = kvcalloc(kd->nr_slots, sizeof(*counts), GFP_KERNEL);
 	if (!counts)
 		return -ENOMEM;
-	r = kc_journal_sync(kd, true);
-	if (!r)
-		r = kc_keymap_count(kd, counts);
+	r = kc_keymap_count(kd, counts);
 	if (!r)
 		for_each_set_bit(*slot, kd->destroyed, kd->nr_slots)
 			if (!counts[*slot])
 				break;
+	/* No block gets it any more; of those that had it, all changes are durable. */
+	if (!r && *slot < kd->nr_slots)
+		r = kc_journal_sync(kd, false);
 	kvfree(counts);
 	return r;
 }

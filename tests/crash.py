@@ -41,6 +41,9 @@ NAMES = {1000: "alice", 1001: "bob", 1002: "carol"}
 CHURN = 10                          # owners d0, d1, ... that are added and destroyed
 SLOTS = {**OWNERS, **{2000 + i: 5 + i for i in range(CHURN)}}
 DISCARDED = -1                      # in the place of a uid
+# Added to a uid: the device was suspended meanwhile, and direct writes that wait for a resume have
+# lost their writer and go under the device key (see limits.rst)
+DEFERRED = 100000
 # What is written to: around the borders between map blocks
 REGION = 48
 REGIONS = [MAP_BLOCK * i - REGION // 2 for i in range(1, 24)]
@@ -64,6 +67,17 @@ def parse(data):
     return found if data == content(*found) else None
 
 
+def uid_of(version):
+    return version - DEFERRED if version >= DEFERRED else version
+
+
+def slots_of(version, free):
+    """Under which slots the blocks of a write may be, when some owners' count as unassigned."""
+    uid = uid_of(version)
+    slots = {0 if uid in free else SLOTS[uid]}
+    return slots | {1} if version >= DEFERRED else slots
+
+
 # --- the load -------------------------------------------------------------------------------------
 
 class Load:
@@ -82,6 +96,7 @@ class Load:
         self.fsync_lock = threading.Lock()
         self.running = 0
         self.errors = 0
+        self.suspends = 0                     # odd while suspended
 
     def open(self):
         return os.open(self.path, os.O_RDWR | os.O_DIRECT), mmap.mmap(-1, 64 * BLOCK)
@@ -105,6 +120,7 @@ class Load:
         """The write itself; True if it succeeded. A locked owner's may fail."""
         size = len(versions) * BLOCK
         buf[:size] = b"".join(content(block + i, v, uid) for i, v in enumerate(versions))
+        suspends = self.suspends
         kc.libc.setfsuid(uid)
         try:
             n = os.pwritev(fd, [memoryview(buf)[:size]], block * BLOCK, os.RWF_DSYNC if fua else 0)
@@ -117,6 +133,10 @@ class Load:
             return False
         finally:
             kc.libc.setfsuid(0)
+            if suspends % 2 or suspends != self.suspends:
+                with self.lock:
+                    for i, version in enumerate(versions):
+                        self.versions[block + i][version - 1] += DEFERRED
 
     def write(self, fd, buf, block, count, uid, fua=False):
         versions = self.issue(block, count, uid)
@@ -212,8 +232,10 @@ class Load:
                 time.sleep(rng.random() * 0.05)
                 kc.message(self.name, "owner unlock " + who)
             else:
+                self.suspends += 1
                 kc.suspend(self.name)
                 kc.resume(self.name)
+                self.suspends += 1
 
     def run(self, oracle):
         threads = [threading.Thread(target=self.writer, args=(i,)) for i in range(3)]
@@ -445,7 +467,7 @@ class Replay:
             self.expected_for[i] = version
             self.disk.touched.add(i // REGION)
             data, slots = self.expected[i // REGION]
-            uid = self.versions[HOT[i]][version - 1]
+            uid = uid_of(self.versions[HOT[i]][version - 1])
             at = i % REGION
             slots[at] = 0 if uid == DISCARDED else SLOTS[uid]
             data[at * BLOCK:(at + 1) * BLOCK] = (bytes(BLOCK) if uid == DISCARDED else
@@ -528,25 +550,27 @@ class Replay:
         free = destroyed | {DISCARDED}
         # every version since the one acknowledged may be there; if there is none, nothing
         left = versions[acked - 1:] if acked else versions
+        slots = set().union(*(slots_of(v, free) for v in left))
         if slot == 0:
             if any(data):
                 return "unassigned, but not zeros"
-            if acked and free.isdisjoint(left):
+            if acked and 0 not in slots:
                 return "unassigned, acknowledged was version %d" % acked
             self.seen["zero"] += 1
             return None
-        if slot not in (SLOTS[u] for u in left if u not in free):
+        if slot not in slots:
             return "slot %d, which did not write it since version %d" % (slot, acked)
         found = parse(data)
         if not found:
             # of what was unassigned when it was last flushed, or discarded, the content is undefined
-            if not acked or versions[acked - 1] in free or DISCARDED in left:
+            if not acked or uid_of(versions[acked - 1]) in free or DISCARDED in left:
                 self.seen["undefined"] += 1
                 return None
             return "slot %d, acknowledged version %d: content under another key" % (slot, acked)
         if found[0] != b or not acked <= found[1] <= len(versions):
             return "holds %r, acknowledged was version %d" % (found, acked)
-        if SLOTS[found[2]] != slot or versions[found[1] - 1] != found[2]:
+        version = versions[found[1] - 1]
+        if uid_of(version) != found[2] or slot not in slots_of(version, free):
             return "holds %r in slot %d" % (found, slot)
         self.seen["old" if found[1] == acked else "new"] += 1
         return None

@@ -172,8 +172,9 @@ def waits_for_the_last():
     add("alice")
     writer = threading.Thread(target=put, args=(dev, 3, b"a", "alice"))
     writer.start()
-    while inflight(slow) < 1 and writer.is_alive():
+    while inflight(dev) < 1 and writer.is_alive():
         time.sleep(0.01)
+    time.sleep(0.2)
     kc.message("kc", "owner lock alice")
     kc.ok("lock does not wait for a write under way", writer.is_alive())
     kc.message("kc", "owner destroy alice")
