@@ -3,7 +3,8 @@
 #
 # SPDX-License-Identifier: GPL-2.0-only
 
-VM_ARGS=(--disk scratch=64M --disk big=32M,logical_block_size=4096,physical_block_size=4096 --mem 512M)
+VM_ARGS=(--disk scratch=64M --disk big=32M,logical_block_size=4096,physical_block_size=4096
+	--disk cached=16M --volatile cached --mem 512M)
 
 small_test() { # name line...
 	local file=$VM_DIR/$1.t
@@ -27,6 +28,8 @@ host_main() {
 	ok "and holds what a process of it knew" grep -aq kc-needle-4711-in-memory "$VM_DIR/memory"
 	is "what the guest writes to its shared folder is here" "$(cat "$VM_OUT/result")" shared
 
+	ok "what a volatile disk holds at the end of an ordinary run is in its image" \
+		grep -aq 'written in another boot' "$VM_DIR/cached.img"
 	out=$(vm_run -- bash -c 'echo out; echo err >&2; exit 42') && rc=0 || rc=$?
 	is "the command's exit status comes back" "$rc" 42
 	is "and so do its output and its errors" "$out" $'out\nerr'
@@ -51,15 +54,33 @@ host_main() {
 . "$(dirname "$0")/lib.sh"
 
 scratch=/dev/disk/kc/scratch
+cached=/dev/disk/kc/cached
+
+put() { # DEVICE BLOCK TEXT [flush]: a block of 4 KiB
+	printf '%-4096s' "$3" | dd of="$1" bs=4k seek="$2" oflag=direct iflag=fullblock conv=notrunc${4:+,fsync} status=none
+}
+
+text() { # DEVICE BLOCK
+	dd if="$1" bs=4k skip="$2" count=1 status=none | tr -d '\0' | sed 's/ *$//'
+}
+
 case $1 in
 write)
 	is "the disk has its size" "$(sectors $scratch)" 131072
 	must dd if=/dev/zero of=$scratch bs=1M count=1 conv=fsync status=none
 	must bash -c "echo survives | dd of=$scratch conv=fsync,notrunc status=none"
+	must put $scratch 100 unflushed
+	must put $cached 0 flushed flush
+	must put $cached 1 unflushed
+	must put $cached 0 rewritten
 	power_cut
 	;;
 check)
 	is "a disk survives a power cut" "$(head -n 1 $scratch | tr -d '\0')" survives
+	is "with all that was sent to it" "$(text $scratch 100)" unflushed
+	is "a volatile disk keeps what was flushed, and what went to the same place" "$(text $cached 0)" rewritten
+	is "and loses what was not flushed" "$(text $cached 1)" ''
+	must put $cached 2 'written in another boot'
 	is "a disk can have large blocks" "$(blockdev --getss /dev/disk/kc/big)" 4096
 	for tool in dmsetup cryptsetup keyctl fio mkfs.ext4 mkfs.xfs mkfs.btrfs mkfs.f2fs; do
 		ok "$tool is there" command -v "$tool"
