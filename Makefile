@@ -11,7 +11,7 @@ TESTS	?= $(wildcard tests/*.t)
 export KERNEL
 
 .DEFAULT_GOAL := module
-.PHONY: help module install setup check check-damage check-model demo shell clean distclean
+.PHONY: help module install setup check check-crash check-damage check-long check-model demo shell clean distclean
 
 help:
 	@echo 'make [module]  build dm-keyed-crypt.ko; KDIR=<kernel headers>, default the newest installed'
@@ -19,6 +19,8 @@ help:
 	@echo 'make check     install what is missing, build, run every test in a VM; TESTS="tests/<name>.t ..."'
 	@echo 'make check-damage  activate 10,000 damaged metadata areas (half an hour); KC_SEED=<n> for others'
 	@echo 'make check-model  check the model of the journal with spin, with larger bounds than make check (ten minutes)'
+	@echo 'make check-crash  20,000 crash states and 50 power cuts; KC_STATES, KC_CUTS, KC_SEED'
+	@echo 'make check-long  random I/O for ten minutes while everything changes; KC_SECONDS, KC_SEED'
 	@echo 'make demo      the same for a short show of what the target does'
 	@echo 'make shell     a shell in a VM with the module loaded and a disk to play with'
 	@echo 'make setup     only install what the other targets need (apt-get, as root or with sudo)'
@@ -53,6 +55,17 @@ check-damage: setup
 
 check-model: setup
 	@KC_MODEL=full tests/check tests/02-model.t
+
+check-crash: export KC_STATES ?= 20000
+check-crash: export KC_CUTS ?= 50
+check-crash: TESTS = tests/70-crash.t tests/71-power-cuts.t
+
+check-long: export KC_SECONDS ?= 600
+check-long: TESTS = tests/80-long.t
+
+check-crash check-long: setup
+	+@$(MAKE) --no-print-directory module
+	@tests/check $(TESTS)
 
 demo: setup
 	+@$(MAKE) --no-print-directory module
