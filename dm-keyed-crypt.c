@@ -33,7 +33,8 @@ static char kc_error_buf[256];
  * kc_error() - say why a table is refused
  * @fmt:	as printf's
  *
- * Called by whatever a constructor calls, under kc_devs_lock.
+ * Called by whatever a constructor calls, under kc_devs_lock.  Who returns
+ * -ENOMEM need not: kc_ctr() says that.
  */
 void kc_error(const char *fmt, ...)
 {
@@ -463,10 +464,8 @@ static struct kc_dev *kc_dev_open(struct kc_target *t, struct block_device *bdev
 	int r = -ENOMEM;
 	u32 slot;
 
-	if (!kd) {
-		kc_error("out of memory");
+	if (!kd)
 		return ERR_PTR(-ENOMEM);
-	}
 	kd->meta_start = t->meta_offset;
 	kd->data_bdev = t->dev->bdev;
 	kd->data_start = t->start;
@@ -483,7 +482,6 @@ static struct kc_dev *kc_dev_open(struct kc_target *t, struct block_device *bdev
 		r = kc_meta_load_state(kd);
 	if (r)
 		goto free;
-	kc_error("out of memory");
 	r = kc_keymap_init(kd, kc_cache_blocks(t->meta_cache));
 	if (!r)
 		r = kc_journal_init(kd);
@@ -647,10 +645,8 @@ static int kc_parse_opt(struct kc_target *t, struct kc_params *params,
 	} else if ((value = kc_opt_value(arg, "keyring"))) {
 		kfree(t->keyring_spec);
 		t->keyring_spec = kstrdup(value, GFP_KERNEL);
-		if (!t->keyring_spec) {
-			kc_error("out of memory");
+		if (!t->keyring_spec)
 			return -ENOMEM;
-		}
 	} else {
 		kc_error("unknown option %s", arg);
 		return -EINVAL;
@@ -820,10 +816,8 @@ static int kc_ctr_locked(struct dm_target *ti, unsigned int argc, char **argv)
 		return PTR_ERR(kd);
 	t->kd = kd;
 	r = kc_crypt_init(t);
-	if (r) {
-		kc_error("out of memory");
+	if (r)
 		return r;
-	}
 
 	ti->num_flush_bios = 1;
 	ti->flush_supported = true;	/* the key map needs them in any case */
@@ -847,6 +841,8 @@ static int kc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	mutex_lock(&kc_devs_lock);
 	kc_error("cannot be loaded");
 	r = kc_ctr_locked(ti, argc, argv);
+	if (r == -ENOMEM)
+		kc_error("out of memory");
 	mutex_unlock(&kc_devs_lock);
 	if (r) {
 		ti->error = kc_error_buf;

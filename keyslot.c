@@ -735,8 +735,6 @@ static int kc_device_error(const struct kc_keyref *ref, int error)
 		what = "has another size";
 	else if (error == -EINVAL)
 		what = "is not one the cipher takes";
-	else if (error == -ENOMEM)
-		what = "cannot be loaded: out of memory";
 	kc_error("device key :%u:%s:%s %s", ref->size, kc_key_types[ref->type],
 		 ref->desc, what);
 	return error == -EMSGSIZE ? -EKEYREJECTED : error;

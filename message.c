@@ -151,6 +151,8 @@ static int kc_msg_add(struct kc_target *t, const char *name, const char *ids,
 		goto free;
 	}
 	r = kc_owner_check(kd, owner, owner->check);
+	if (r == -ENOMEM)
+		goto free;
 	if (r) {
 		if (r == -EMSGSIZE)
 			error = "has another size";
@@ -260,6 +262,8 @@ static int kc_msg_unlock(struct kc_target *t, struct kc_owner *owner)
 		kc_owner_lock(t->kd, owner);
 		r = kc_owner_unlock(t->kd, owner, true);
 	}
+	if (r == -ENOMEM)
+		return r;
 	if (r)
 		KC_MSG_ERR(t, "owner %s: key :%u:%s:%s %s", owner->name,
 			   owner->ref.size, kc_key_type_name(owner->ref.type),

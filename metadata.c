@@ -186,11 +186,7 @@ static int kc_meta_layout(struct kc_dev *kd, u32 owner_blocks,
 	kd->owners = kvcalloc(kd->nr_slots, sizeof(*kd->owners), GFP_KERNEL);
 	kd->ks = kvcalloc(kd->nr_slots, sizeof(*kd->ks), GFP_KERNEL);
 	kd->destroyed = bitmap_zalloc(kd->nr_slots, GFP_KERNEL);
-	if (!kd->owners || !kd->ks || !kd->destroyed) {
-		kc_error("out of memory");
-		return -ENOMEM;
-	}
-	return 0;
+	return kd->owners && kd->ks && kd->destroyed ? 0 : -ENOMEM;
 }
 
 /* What a verified checksum leaves to be wrong.  Fills in @kd. */
@@ -275,9 +271,10 @@ static int kc_meta_format(struct kc_dev *kd, const struct kc_params *params,
 			  const struct kc_keyref *ref, u64 max_area_blocks,
 			  u8 *buf)
 {
-	struct kc_disk_super *ds = (void *)buf;
+	struct kc_disk_super *ds;
 	struct kc_kdf kdf;
 	u32 owner_blocks, n;
+	u8 *copies;
 	u64 block;
 	int r;
 
@@ -310,17 +307,12 @@ static int kc_meta_format(struct kc_dev *kd, const struct kc_params *params,
 	if (r)
 		return r;
 
-	r = kc_format_range(kd, KC_KIND_OWNER, KC_OWNER_START,
-			    kd->layout.owner_blocks, buf);
-	if (!r)
-		r = kc_format_range(kd, KC_KIND_STATE, kd->layout.state,
-				    kd->layout.state_blocks, buf);
-	if (!r)
-		r = kc_meta_write_anchor(kd, 1, 1, KC_ANCHOR_CLEAN);
-	if (r)
+	/* All that needs memory comes before the first write. */
+	r = -ENOMEM;
+	copies = kcalloc(2, KC_BLOCK_SIZE, GFP_KERNEL);
+	if (!copies)
 		goto out;
-
-	memset(buf, 0, KC_BLOCK_SIZE);
+	ds = (void *)copies;
 	memcpy(ds->magic, KC_MAGIC, sizeof(KC_MAGIC));
 	ds->version = cpu_to_le32(KC_VERSION);
 	memcpy(ds->uuid, kd->uuid, sizeof(ds->uuid));
@@ -334,15 +326,27 @@ static int kc_meta_format(struct kc_dev *kd, const struct kc_params *params,
 	ds->journal_blocks = cpu_to_le32(KC_JOURNAL_BLOCKS);
 	ds->iv_offset = cpu_to_le64(params->iv_offset);
 	ds->nr_blocks = cpu_to_le64(params->nr_blocks);
+	memcpy(copies + KC_BLOCK_SIZE, copies, KC_BLOCK_SIZE);
+	r = kc_super_seal(ds, &kdf, KC_SUPER_BLOCK_1);
+	if (!r)
+		r = kc_super_seal((void *)(copies + KC_BLOCK_SIZE), &kdf,
+				  KC_SUPER_BLOCK_2);
+	if (r)
+		goto out;
 
-	r = kc_super_seal(ds, &kdf, KC_SUPER_BLOCK_2);
+	r = kc_format_range(kd, KC_KIND_OWNER, KC_OWNER_START,
+			    kd->layout.owner_blocks, buf);
 	if (!r)
-		r = kc_super_write(kd, buf);
+		r = kc_format_range(kd, KC_KIND_STATE, kd->layout.state,
+				    kd->layout.state_blocks, buf);
 	if (!r)
-		r = kc_super_seal(ds, &kdf, KC_SUPER_BLOCK_1);
+		r = kc_meta_write_anchor(kd, 1, 1, KC_ANCHOR_CLEAN);
 	if (!r)
-		r = kc_super_write(kd, buf);
+		r = kc_super_write(kd, copies + KC_BLOCK_SIZE);
+	if (!r)
+		r = kc_super_write(kd, copies);
 out:
+	kfree(copies);
 	kc_kdf_exit(&kdf);
 	if (r)
 		kc_error("cannot write the metadata area");
@@ -395,10 +399,8 @@ int kc_meta_open(struct kc_dev *kd, const struct kc_params *params,
 		return -ENOSPC;
 	}
 	buf = vmalloc(KC_META_CHUNK * KC_BLOCK_SIZE);
-	if (!buf) {
-		kc_error("out of memory");
+	if (!buf)
 		return -ENOMEM;
-	}
 	memset(buf, 0xff, 2 * KC_BLOCK_SIZE);
 	for (i = 0; i < 2; i++) {
 		r = kc_meta_io(kd, REQ_OP_READ, kc_super_places[i],
@@ -435,10 +437,8 @@ int kc_meta_open(struct kc_dev *kd, const struct kc_params *params,
 		r = kc_super_seal(ds, &kdf, kc_super_places[sound[0] ? 1 : 0]);
 		if (!r)
 			kd->mended_super = kmemdup(ds, KC_BLOCK_SIZE, GFP_KERNEL);
-		if (!kd->mended_super) {
-			kc_error("out of memory");
+		if (!kd->mended_super)
 			r = -ENOMEM;
-		}
 	} else if (memcmp(buf, buf + KC_BLOCK_SIZE,
 			  offsetof(struct kc_disk_super, place))) {
 		kc_error("superblock copies are of different metadata areas");
@@ -556,7 +556,6 @@ int kc_meta_load_owners(struct kc_dev *kd)
 
 	buf = vmalloc(KC_META_CHUNK * KC_BLOCK_SIZE);
 	if (!buf) {
-		kc_error("out of memory");
 		r = -ENOMEM;
 		goto out;
 	}
@@ -644,10 +643,8 @@ int kc_meta_read_anchor(struct kc_dev *kd, u64 *tail, u64 *durable, u32 *flags)
 	u8 *buf = kmalloc(KC_BLOCK_SIZE, GFP_KERNEL);
 	int r;
 
-	if (!buf) {
-		kc_error("out of memory");
+	if (!buf)
 		return -ENOMEM;
-	}
 	r = kc_meta_io(kd, REQ_OP_READ, kd->layout.anchor, buf, 1);
 	if (r) {
 		kc_error("cannot read the journal anchor");
@@ -720,7 +717,6 @@ int kc_meta_load_state(struct kc_dev *kd)
 	kd->state_dirty = bitmap_zalloc(kc_state_units(kd), GFP_KERNEL);
 	buf = kmalloc(KC_BLOCK_SIZE, GFP_KERNEL);
 	if (!kd->state_bits || !kd->state_dirty || !buf) {
-		kc_error("out of memory");
 		r = -ENOMEM;
 		goto out;
 	}
