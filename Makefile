@@ -11,7 +11,7 @@ TESTS	?= $(wildcard tests/*.t)
 export KERNEL
 
 .DEFAULT_GOAL := module
-.PHONY: help module install setup check check-crash check-damage check-long check-model demo shell clean distclean
+.PHONY: help module failalloc install setup check check-crash check-damage check-long check-model demo shell clean distclean
 
 help:
 	@echo 'make [module]  build dm-keyed-crypt.ko; KDIR=<kernel headers>, default the newest installed'
@@ -36,6 +36,11 @@ module:
 	$(have_headers)
 	+@$(kbuild) modules
 
+# What makes allocations fail, for tests
+failalloc:
+	$(have_headers)
+	+@mkdir -p build && flock build/.lock $(MAKE) -C $(KDIR) M=$(CURDIR)/tests/failalloc modules
+
 install: module
 	+@$(kbuild) modules_install
 	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $(KERNEL)
@@ -45,7 +50,7 @@ setup:
 
 # A second make, since the first one read the default of KDIR before setup could install headers
 check: setup
-	+@$(MAKE) --no-print-directory module
+	+@$(MAKE) --no-print-directory module failalloc
 	@tests/check $(TESTS)
 
 check-damage: export KC_IMAGES ?= 10000
@@ -78,6 +83,7 @@ shell: setup
 
 clean:
 	+@test -z "$(KDIR)" || $(kbuild) clean
+	+@test -z "$(KDIR)" || $(MAKE) -C $(KDIR) M=$(CURDIR)/tests/failalloc clean
 
 distclean: clean
 	rm -rf build

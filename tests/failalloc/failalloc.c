@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Makes memory allocations of one module fail, for tests; on stock kernels, which
+ * are built without fault injection.
+ *
+ * Every slab and page allocation asks should_failslab() or
+ * should_fail_alloc_page(), which always say no there.  A kprobe answers for
+ * them: those from allocation @nth on, @times of them, whose call chain comes
+ * through the kernel text from @start to @end fail.  That is before any mempool
+ * looks at its reserve, as with the kernel's own fault injection.
+ *
+ * Or, with @chains, one allocation of each call chain that has not had its turn
+ * yet: a loop that fills a pool takes one.
+ *
+ * Writing @nth arms it, and sets the counters back; zero disarms it.
+ */
+
+#include <linux/jhash.h>
+#include <linux/kprobes.h>
+#include <linux/module.h>
+#include <linux/spinlock.h>
+#include <linux/stacktrace.h>
+#include <asm/linkage.h>
+
+#ifndef CONFIG_X86_64
+#error "how to return from a function early is only known for x86-64"
+#endif
+
+#define FAIL_FRAMES	64
+#define FAIL_CHAINS	4096
+
+static unsigned long start, end;
+static unsigned int times = 1;
+static unsigned int nth, seen, injected;
+static char site[KSYM_SYMBOL_LEN];
+static bool chains;
+static u32 chain[FAIL_CHAINS];
+static unsigned int nr_chains;
+static DEFINE_RAW_SPINLOCK(fail_lock);
+
+/* What the function that must not run is replaced by. */
+void failalloc_return(void);
+asm(".pushsection .text\n"
+    ".type failalloc_return, @function\n"
+    "failalloc_return:\n"
+    ASM_RET
+    ".size failalloc_return, .-failalloc_return\n"
+    ".popsection\n");
+
+static bool fail_ours(unsigned long address)
+{
+	return address >= READ_ONCE(start) && address < READ_ONCE(end);
+}
+
+/*
+ * The function of the module that made the call, or 0, and a hash of the call chain
+ * up to the last of the module's functions.
+ */
+static unsigned long fail_caller(u32 *hash)
+{
+	unsigned long frames[FAIL_FRAMES], caller = 0;
+	unsigned int nr, last = 0, i;
+
+	nr = stack_trace_save(frames, FAIL_FRAMES, 0);
+	for (i = 0; i < nr; i++) {
+		if (!fail_ours(frames[i]))
+			continue;
+		if (!caller)
+			caller = frames[i];
+		last = i + 1;
+	}
+	*hash = jhash(frames, last * sizeof(frames[0]), 0);
+	return caller;
+}
+
+static bool fail_new_chain(u32 hash)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr_chains; i++)
+		if (chain[i] == hash)
+			return false;
+	if (nr_chains == FAIL_CHAINS)
+		return false;
+	chain[nr_chains++] = hash;
+	return true;
+}
+
+static bool fail_now(gfp_t gfp)
+{
+	unsigned long caller, flags;
+	bool fail;
+	u32 hash;
+
+	/* An interrupt's allocations are not the interrupted one's. */
+	if (!READ_ONCE(nth) || gfp & __GFP_NOFAIL || !in_task())
+		return false;
+	caller = fail_caller(&hash);
+	if (!caller)
+		return false;
+	raw_spin_lock_irqsave(&fail_lock, flags);
+	seen++;
+	fail = nth && seen >= nth && injected < times &&
+	       (!chains || fail_new_chain(hash));
+	if (fail) {
+		injected++;
+		sprint_symbol_no_offset(site, caller);
+	}
+	raw_spin_unlock_irqrestore(&fail_lock, flags);
+	return fail;
+}
+
+static int fail_return(struct pt_regs *regs, unsigned long value)
+{
+	regs_set_return_value(regs, value);
+	instruction_pointer_set(regs, (unsigned long)failalloc_return);
+	return 1;
+}
+
+static int fail_slab(struct kprobe *p, struct pt_regs *regs)
+{
+	return fail_now(regs_get_kernel_argument(regs, 1)) ?
+		fail_return(regs, -ENOMEM) : 0;
+}
+
+static int fail_page(struct kprobe *p, struct pt_regs *regs)
+{
+	return fail_now(regs_get_kernel_argument(regs, 0)) ?
+		fail_return(regs, true) : 0;
+}
+
+/* A kprobe that has one is not optimized into a jump, and may change where to go on. */
+static void fail_post(struct kprobe *p, struct pt_regs *regs, unsigned long flags)
+{
+}
+
+static struct kprobe fail_slab_probe = {
+	.symbol_name = "should_failslab",
+	.pre_handler = fail_slab,
+	.post_handler = fail_post,
+};
+
+static struct kprobe fail_page_probe = {
+	.symbol_name = "should_fail_alloc_page",
+	.pre_handler = fail_page,
+	.post_handler = fail_post,
+};
+
+static struct kprobe *fail_probes[] = { &fail_slab_probe, &fail_page_probe };
+
+static int fail_arm(const char *value, const struct kernel_param *kp)
+{
+	unsigned long flags;
+	unsigned int n;
+	int r = kstrtouint(value, 0, &n);
+
+	if (r)
+		return r;
+	raw_spin_lock_irqsave(&fail_lock, flags);
+	if (n) {
+		seen = 0;
+		injected = 0;
+		site[0] = '\0';
+	}
+	nth = n;
+	raw_spin_unlock_irqrestore(&fail_lock, flags);
+	return 0;
+}
+
+static const struct kernel_param_ops fail_nth_ops = {
+	.set = fail_arm,
+	.get = param_get_uint,
+};
+
+module_param_cb(nth, &fail_nth_ops, &nth, 0600);
+MODULE_PARM_DESC(nth, "first allocation that fails, counted from now; 0 for none");
+module_param(times, uint, 0600);
+MODULE_PARM_DESC(times, "how many fail");
+module_param(chains, bool, 0600);
+MODULE_PARM_DESC(chains, "fail one of each call chain");
+module_param(start, ulong, 0600);
+MODULE_PARM_DESC(start, "only allocations that come from this address on");
+module_param(end, ulong, 0600);
+MODULE_PARM_DESC(end, "and before this one");
+module_param(seen, uint, 0400);
+MODULE_PARM_DESC(seen, "allocations counted since nth was set");
+module_param(injected, uint, 0400);
+MODULE_PARM_DESC(injected, "how many of them failed");
+module_param_string(site, site, sizeof(site), 0400);
+MODULE_PARM_DESC(site, "the last one's caller");
+
+static int __init fail_init(void)
+{
+	return register_kprobes(fail_probes, ARRAY_SIZE(fail_probes));
+}
+
+static void __exit fail_exit(void)
+{
+	unregister_kprobes(fail_probes, ARRAY_SIZE(fail_probes));
+}
+
+module_init(fail_init);
+module_exit(fail_exit);
+
+MODULE_DESCRIPTION("Makes memory allocations of one module fail");
+MODULE_AUTHOR("dm-keyed-crypt maintainers");
+MODULE_LICENSE("GPL");
