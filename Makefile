@@ -11,7 +11,7 @@ TESTS	?= $(wildcard tests/*.t)
 export KERNEL
 
 .DEFAULT_GOAL := module
-.PHONY: help module failalloc install setup check check-crash check-damage check-long check-model demo shell clean distclean
+.PHONY: help module failinject install setup check check-crash check-damage check-long check-model demo shell clean distclean
 
 help:
 	@echo 'make [module]  build dm-keyed-crypt.ko; KDIR=<kernel headers>, default the newest installed'
@@ -37,9 +37,9 @@ module:
 	+@$(kbuild) modules
 
 # What makes allocations fail, for tests
-failalloc:
+failinject:
 	$(have_headers)
-	+@mkdir -p build && flock build/.lock $(MAKE) -C $(KDIR) M=$(CURDIR)/tests/failalloc modules
+	+@mkdir -p build && flock build/.lock $(MAKE) -C $(KDIR) M=$(CURDIR)/tests/failinject modules
 
 install: module
 	+@$(kbuild) modules_install
@@ -50,7 +50,7 @@ setup:
 
 # A second make, since the first one read the default of KDIR before setup could install headers
 check: setup
-	+@$(MAKE) --no-print-directory module failalloc
+	+@$(MAKE) --no-print-directory module failinject
 	@tests/check $(TESTS)
 
 check-damage: export KC_IMAGES ?= 10000
@@ -83,7 +83,7 @@ shell: setup
 
 clean:
 	+@test -z "$(KDIR)" || $(kbuild) clean
-	+@test -z "$(KDIR)" || $(MAKE) -C $(KDIR) M=$(CURDIR)/tests/failalloc clean
+	+@test -z "$(KDIR)" || $(MAKE) -C $(KDIR) M=$(CURDIR)/tests/failinject clean
 
 distclean: clean
 	rm -rf build

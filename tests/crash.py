@@ -561,11 +561,13 @@ class Replay:
         if slot not in slots:
             return "slot %d, which did not write it since version %d" % (slot, acked)
         found = parse(data)
+        # Of what was unassigned when it was last flushed, or discarded, the content is undefined, and
+        # may be an old one of the same owner.
+        undefined = not acked or uid_of(versions[acked - 1]) in free or DISCARDED in left
+        if undefined and not (found and found[1] >= acked):
+            self.seen["undefined"] += 1
+            return None
         if not found:
-            # of what was unassigned when it was last flushed, or discarded, the content is undefined
-            if not acked or uid_of(versions[acked - 1]) in free or DISCARDED in left:
-                self.seen["undefined"] += 1
-                return None
             return "slot %d, acknowledged version %d: content under another key" % (slot, acked)
         if found[0] != b or not acked <= found[1] <= len(versions):
             return "holds %r, acknowledged was version %d" % (found, acked)

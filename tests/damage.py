@@ -490,7 +490,7 @@ class Image:
         rng, base = self.rng, self.base
         j = base.layout.journal_blocks
         near = (0, 1, base.tail, base.end, base.tail + 1, base.end - 1, base.end + 1, base.end + j, base.tail + j,
-                base.tail + j + 1, f.MAX_SEQ, f.MAX_SEQ + 1, 1 << 63, U64, U64 - j, rng.randrange(U64))
+                base.tail + j + 1, f.MAX_SEQ - 8 * j, f.MAX_SEQ + 1, 1 << 63, U64, U64 - j, rng.randrange(U64))
         tail = rng.choice(near)
         durable = rng.choice(near + (tail,) * 5)
         flags = rng.choice((0, 0, 0, 1, 1, 2, 3, 1 << 31))

@@ -17,7 +17,7 @@
  * "<operations> <EIO> <bytes compared> <bytes unknown at the end>".
  *
  * With -e, what a failed operation was to change is unknown until it is written
- * again, and so is all that was written since the last fsync when one fails.
+ * again, and so are all blocks written to since the last fsync when one fails.
  */
 
 #define _GNU_SOURCE
@@ -110,13 +110,15 @@ static void open_file(void)
 
 /* ---- the model ---- */
 
-/* What was written since the last fsync may be lost. */
+/* What was written since the last fsync may be lost, with the rest of its blocks. */
 static void lose_dirty(void)
 {
 	size_t i;
 
 	for (i = 0; i < limit; i++)
-		unknown[i] |= dirty[i];
+		if (dirty[i])
+			memset(unknown + i - i % BLOCK, 1,
+			       smaller(BLOCK, limit - (i - i % BLOCK)));
 }
 
 /* [at, at + len) with the blocks it begins and ends in */

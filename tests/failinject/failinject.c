@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Makes memory allocations of one module fail, for tests; on stock kernels, which
- * are built without fault injection.
+ * Makes memory allocations of one module fail, or I/O of one disk, for tests; on
+ * stock kernels, which are built without fault injection.
  *
  * Every slab and page allocation asks should_failslab() or
  * should_fail_alloc_page(), which always say no there.  A kprobe answers for
@@ -12,9 +12,13 @@
  * Or, with @chains, one allocation of each call chain that has not had its turn
  * yet: a loop that fills a pool takes one.
  *
+ * With @disk set, its bios fail instead: submit_bio_noacct(), through which they
+ * all go, is not called for them.
+ *
  * Writing @nth arms it, and sets the counters back; zero disarms it.
  */
 
+#include <linux/blkdev.h>
 #include <linux/jhash.h>
 #include <linux/kprobes.h>
 #include <linux/module.h>
@@ -30,6 +34,7 @@
 #define FAIL_CHAINS	4096
 
 static unsigned long start, end;
+static unsigned int disk;
 static unsigned int times = 1;
 static unsigned int nth, seen, injected;
 static char site[KSYM_SYMBOL_LEN];
@@ -39,12 +44,12 @@ static unsigned int nr_chains;
 static DEFINE_RAW_SPINLOCK(fail_lock);
 
 /* What the function that must not run is replaced by. */
-void failalloc_return(void);
+void failinject_return(void);
 asm(".pushsection .text\n"
-    ".type failalloc_return, @function\n"
-    "failalloc_return:\n"
+    ".type failinject_return, @function\n"
+    "failinject_return:\n"
     ASM_RET
-    ".size failalloc_return, .-failalloc_return\n"
+    ".size failinject_return, .-failinject_return\n"
     ".popsection\n");
 
 static bool fail_ours(unsigned long address)
@@ -86,18 +91,12 @@ static bool fail_new_chain(u32 hash)
 	return true;
 }
 
-static bool fail_now(gfp_t gfp)
+/* Is it the turn of this one? */
+static bool fail_count(unsigned long caller, u32 hash)
 {
-	unsigned long caller, flags;
+	unsigned long flags;
 	bool fail;
-	u32 hash;
 
-	/* An interrupt's allocations are not the interrupted one's. */
-	if (!READ_ONCE(nth) || gfp & __GFP_NOFAIL || !in_task())
-		return false;
-	caller = fail_caller(&hash);
-	if (!caller)
-		return false;
 	raw_spin_lock_irqsave(&fail_lock, flags);
 	seen++;
 	fail = nth && seen >= nth && injected < times &&
@@ -110,10 +109,22 @@ static bool fail_now(gfp_t gfp)
 	return fail;
 }
 
+static bool fail_now(gfp_t gfp)
+{
+	unsigned long caller;
+	u32 hash;
+
+	/* An interrupt's allocations are not the interrupted one's. */
+	if (!READ_ONCE(nth) || READ_ONCE(disk) || gfp & __GFP_NOFAIL || !in_task())
+		return false;
+	caller = fail_caller(&hash);
+	return caller && fail_count(caller, hash);
+}
+
 static int fail_return(struct pt_regs *regs, unsigned long value)
 {
 	regs_set_return_value(regs, value);
-	instruction_pointer_set(regs, (unsigned long)failalloc_return);
+	instruction_pointer_set(regs, (unsigned long)failinject_return);
 	return 1;
 }
 
@@ -127,6 +138,24 @@ static int fail_page(struct kprobe *p, struct pt_regs *regs)
 {
 	return fail_now(regs_get_kernel_argument(regs, 0)) ?
 		fail_return(regs, true) : 0;
+}
+
+/* Called in the place of submit_bio_noacct(). */
+static void fail_submit(struct bio *bio)
+{
+	bio_io_error(bio);
+}
+
+static int fail_bio(struct kprobe *p, struct pt_regs *regs)
+{
+	struct bio *bio = (void *)regs_get_kernel_argument(regs, 0);
+
+	if (!READ_ONCE(nth) || new_encode_dev(bio_dev(bio)) != READ_ONCE(disk) ||
+	    !fail_count((unsigned long)fail_submit, 0))
+		return 0;
+	/* The arguments are where the other function finds them, too. */
+	instruction_pointer_set(regs, (unsigned long)fail_submit);
+	return 1;
 }
 
 /* A kprobe that has one is not optimized into a jump, and may change where to go on. */
@@ -146,7 +175,15 @@ static struct kprobe fail_page_probe = {
 	.post_handler = fail_post,
 };
 
-static struct kprobe *fail_probes[] = { &fail_slab_probe, &fail_page_probe };
+static struct kprobe fail_bio_probe = {
+	.symbol_name = "submit_bio_noacct",
+	.pre_handler = fail_bio,
+	.post_handler = fail_post,
+};
+
+static struct kprobe *fail_probes[] = {
+	&fail_slab_probe, &fail_page_probe, &fail_bio_probe,
+};
 
 static int fail_arm(const char *value, const struct kernel_param *kp)
 {
@@ -173,7 +210,9 @@ static const struct kernel_param_ops fail_nth_ops = {
 };
 
 module_param_cb(nth, &fail_nth_ops, &nth, 0600);
-MODULE_PARM_DESC(nth, "first allocation that fails, counted from now; 0 for none");
+MODULE_PARM_DESC(nth, "first one that fails, counted from now; 0 for none");
+module_param(disk, uint, 0600);
+MODULE_PARM_DESC(disk, "device number: its I/O fails, and no allocation");
 module_param(times, uint, 0600);
 MODULE_PARM_DESC(times, "how many fail");
 module_param(chains, bool, 0600);
@@ -183,7 +222,7 @@ MODULE_PARM_DESC(start, "only allocations that come from this address on");
 module_param(end, ulong, 0600);
 MODULE_PARM_DESC(end, "and before this one");
 module_param(seen, uint, 0400);
-MODULE_PARM_DESC(seen, "allocations counted since nth was set");
+MODULE_PARM_DESC(seen, "how many were counted since nth was set");
 module_param(injected, uint, 0400);
 MODULE_PARM_DESC(injected, "how many of them failed");
 module_param_string(site, site, sizeof(site), 0400);
@@ -202,6 +241,6 @@ static void __exit fail_exit(void)
 module_init(fail_init);
 module_exit(fail_exit);
 
-MODULE_DESCRIPTION("Makes memory allocations of one module fail");
+MODULE_DESCRIPTION("Makes memory allocations of one module fail, or I/O of one disk");
 MODULE_AUTHOR("dm-keyed-crypt maintainers");
 MODULE_LICENSE("GPL");
