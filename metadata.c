@@ -435,10 +435,11 @@ int kc_meta_open(struct kc_dev *kd, const struct kc_params *params,
 	} else if (!sound[0] || !sound[1]) {
 		/* Written when all the rest has been found to be good. */
 		r = kc_super_seal(ds, &kdf, kc_super_places[sound[0] ? 1 : 0]);
-		if (!r)
+		if (!r) {
 			kd->mended_super = kmemdup(ds, KC_BLOCK_SIZE, GFP_KERNEL);
-		if (!kd->mended_super)
-			r = -ENOMEM;
+			if (!kd->mended_super)
+				r = -ENOMEM;
+		}
 	} else if (memcmp(buf, buf + KC_BLOCK_SIZE,
 			  offsetof(struct kc_disk_super, place))) {
 		kc_error("superblock copies are of different metadata areas");
