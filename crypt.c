@@ -25,7 +25,8 @@
  * kc_crypt_init() - pools of a target
  * @t:		the target, its device open
  *
- * Process context.  Return: 0 or -ENOMEM.
+ * Process context.
+ * Return: 0 or -ENOMEM.
  */
 int kc_crypt_init(struct kc_target *t)
 {
@@ -325,6 +326,7 @@ void kc_crypt_write_go(struct kc_io *io, blk_status_t status)
  * @block:	kd->sector_size bytes
  *
  * Any context.
+ * Return: the checksum.
  */
 u64 kc_crypt_sum(struct kc_dev *kd, const void *block)
 {

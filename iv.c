@@ -70,7 +70,8 @@ static int kc_api_name(struct kc_cipher *cipher, const char *mode,
  * @error:	what is wrong
  *
  * Allocates the transform once to see that it is there.  May sleep and load
- * modules.  Return: 0, -EINVAL, or what the crypto API said.
+ * modules.
+ * Return: 0, -EINVAL, or what the crypto API said.
  */
 int kc_cipher_parse(struct kc_cipher *cipher, const char *spec,
 		    const char **error)

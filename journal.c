@@ -200,7 +200,8 @@ static void kc_mapblk_dirty(struct kc_journal *j, struct kc_mapblk *mb, u64 seq)
  * @kd:		the device
  * @leave:	how many may stay dirty, besides those whose intents are needed
  *
- * Journal worker, or recovery.  Return: 0 or a negative errno.
+ * Journal worker, or recovery.
+ * Return: 0 or a negative errno.
  */
 static int kc_writeback(struct kc_dev *kd, unsigned int leave)
 {
@@ -395,7 +396,7 @@ static bool kc_journal_log(struct kc_dev *kd, struct kc_mapblk *mb, bool all)
 		if (!test_bit(i, mb->unlogged))
 			continue;
 		for (; i + n < KC_ENTRIES && test_bit(i + n, which) &&
-		       test_bit(i + n, mb->unlogged); n++)
+		     test_bit(i + n, mb->unlogged); n++)
 			if (mb->entries[i + n] != mb->entries[i])
 				break;
 		record->block = cpu_to_le64((base + i) |
@@ -752,6 +753,7 @@ void kc_journal_note(struct kc_dev *kd, struct kc_mapblk *mb)
  * @kd:		the device
  *
  * If so, a cache flush makes them durable.  Any context.
+ * Return: true if it is.
  */
 bool kc_journal_idle(struct kc_dev *kd)
 {
@@ -771,6 +773,7 @@ bool kc_journal_idle(struct kc_dev *kd)
  * @kd:		the device
  *
  * Any context.
+ * Return: true if it is.
  */
 bool kc_journal_durable(struct kc_dev *kd)
 {
@@ -842,7 +845,8 @@ void kc_journal_flushed(struct kc_dev *kd, u64 seq)
  * @kd:		the device
  * @checkpoint:	in place, with a clean journal
  *
- * Process context.  Return: 0 or a negative errno.
+ * Process context.
+ * Return: 0 or a negative errno.
  */
 int kc_journal_sync(struct kc_dev *kd, bool checkpoint)
 {

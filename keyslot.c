@@ -54,6 +54,8 @@ const char *kc_key_type_name(enum kc_key_type type)
 /**
  * kc_lock_state_name() - name of an owner's state, as in status lines
  * @state:	the state
+ *
+ * Return: the name.
  */
 const char *kc_lock_state_name(enum kc_lock_state state)
 {
@@ -161,7 +163,8 @@ int kc_keyref_parse(struct kc_keyref *ref, const char *s, const char **error)
  *		of the caller
  * @error:	what is wrong with it
  *
- * Process context of the caller.  Return: a reference, or an ERR_PTR().
+ * Process context of the caller.
+ * Return: a reference, or an ERR_PTR().
  */
 struct key *kc_keyring_get(const char *spec, const char **error)
 {
@@ -435,7 +438,8 @@ static void kc_keyslots_quiesce(struct kc_dev *kd, struct list_head *dying)
  * @kd:		the device
  * @slot:	the slot, perhaps read from disk
  *
- * Any context.  Return: a reference to be put, or NULL if it is locked.
+ * Any context.
+ * Return: a reference to be put, or NULL if it is locked.
  */
 struct kc_keyslot *kc_keyslot_get(struct kc_dev *kd, u16 slot)
 {
@@ -461,6 +465,7 @@ struct kc_keyslot *kc_keyslot_get(struct kc_dev *kd, u16 slot)
  * @slot:	the slot
  *
  * Any context.
+ * Return: true if it may.
  */
 bool kc_keyslot_valid(struct kc_dev *kd, u16 slot)
 {
@@ -495,9 +500,9 @@ void kc_keyslot_put(struct kc_keyslot *ks)
  * @owner:	the owner; where the key is found is remembered in it
  * @check:	result
  *
- * Process context of the caller, kd->lock held.  Return: 0; -ENOKEY and its
- * kin; -EMSGSIZE if the key has another size; -EINVAL if the cipher does
- * not take it.
+ * Process context of the caller, kd->lock held.
+ * Return: 0; -ENOKEY and its kin; -EMSGSIZE if the key has another size;
+ * -EINVAL if the cipher does not take it.
  */
 int kc_owner_check(struct kc_dev *kd, struct kc_owner *owner,
 		   u8 check[KC_CHECK_SIZE])
@@ -534,8 +539,9 @@ int kc_owner_check(struct kc_dev *kd, struct kc_owner *owner,
  * @owner:	the owner, locked
  * @callers:	look in the caller's keyrings too, and first
  *
- * Process context, kd->lock held.  Return: 0, -ENOKEY and its kin,
- * -EKEYREJECTED if the key found is not the owner's, or another errno.
+ * Process context, kd->lock held.
+ * Return: 0, -ENOKEY and its kin, -EKEYREJECTED if the key found is not the
+ * owner's, or another errno.
  */
 int kc_owner_unlock(struct kc_dev *kd, struct kc_owner *owner, bool callers)
 {
@@ -747,8 +753,8 @@ static int kc_device_error(const struct kc_keyref *ref, int error)
  * @format:	record its check value instead of comparing it
  * @kdf:	result, to be ended with kc_kdf_exit()
  *
- * Process context of the caller.  Return: 0 or a negative errno with an error
- * said.
+ * Process context of the caller.
+ * Return: 0 or a negative errno with an error said.
  */
 int kc_device_load(struct kc_dev *kd, const struct kc_keyref *ref, bool format,
 		   struct kc_kdf *kdf)
@@ -782,8 +788,8 @@ static int kc_device_unlock(struct kc_dev *kd, const struct kc_keyref *ref,
  * @ref:	the device key
  * @keyring:	the table line's keyring
  *
- * Process context of the caller.  Return: 0 or a negative errno with an error
- * said.
+ * Process context of the caller.
+ * Return: 0 or a negative errno with an error said.
  */
 int kc_device_reload(struct kc_dev *kd, const struct kc_keyref *ref,
 		     struct key *keyring)

@@ -447,8 +447,8 @@ static int kc_msg_map(struct kc_target *t, unsigned int argc, char **argv,
  * @result:	for a reply
  * @maxlen:	its size in bytes
  *
- * Process context of the sender.  Return: 0, 1 with a reply, or a negative
- * errno with the reason in the log.
+ * Process context of the sender.
+ * Return: 0, 1 with a reply, or a negative errno with the reason in the log.
  */
 int kc_message(struct kc_target *t, unsigned int argc, char **argv,
 	       char *result, unsigned int maxlen)

@@ -28,8 +28,8 @@
  * @buf:	kernel memory, vmalloc memory too
  * @nr_area_blocks: how many
  *
- * Process context, not from within ->map(); sleeps until done.  Return: 0 or
- * a negative errno.
+ * Process context, not from within ->map(); sleeps until done.
+ * Return: 0 or a negative errno.
  */
 int kc_meta_io(struct kc_dev *kd, blk_opf_t opf, u64 area_block, void *buf,
 	       unsigned int nr_area_blocks)
@@ -547,7 +547,8 @@ static int kc_owner_from_disk(struct kc_dev *kd, u32 slot,
  * kc_meta_load_owners() - read the owner table
  * @kd:		the device, its device key loaded
  *
- * Process context.  Return: 0 or a negative errno with an error said.
+ * Process context.
+ * Return: 0 or a negative errno with an error said.
  */
 int kc_meta_load_owners(struct kc_dev *kd)
 {
@@ -599,8 +600,8 @@ out:
  * @owner:	what it shall hold; NULL frees it
  *
  * The other owners in the same block are written as kd->owners has them.
- * Process context, kd->lock held.  Return: 0 or a negative errno; a failed
- * write stops changes of the metadata.
+ * Process context, kd->lock held.
+ * Return: 0 or a negative errno; a failed write stops changes of the metadata.
  */
 int kc_meta_write_owner(struct kc_dev *kd, u32 slot, const struct kc_owner *owner)
 {
@@ -636,7 +637,8 @@ int kc_meta_write_owner(struct kc_dev *kd, u32 slot, const struct kc_owner *owne
  * @durable:	all before it were durable
  * @flags:	KC_ANCHOR_*
  *
- * Process context.  Return: 0 or a negative errno with an error said.
+ * Process context.
+ * Return: 0 or a negative errno with an error said.
  */
 int kc_meta_read_anchor(struct kc_dev *kd, u64 *tail, u64 *durable, u32 *flags)
 {
@@ -679,7 +681,8 @@ out:
  * @durable:	all before it are durable
  * @flags:	KC_ANCHOR_*
  *
- * Journal worker, or while there is none.  Return: 0 or a negative errno.
+ * Journal worker, or while there is none.
+ * Return: 0 or a negative errno.
  */
 int kc_meta_write_anchor(struct kc_dev *kd, u64 tail, u64 durable, u32 flags)
 {
@@ -705,7 +708,8 @@ static u32 kc_state_units(const struct kc_dev *kd)
  * kc_meta_load_state() - read the map state
  * @kd:		the device
  *
- * Process context.  Return: 0 or a negative errno with an error said.
+ * Process context.
+ * Return: 0 or a negative errno with an error said.
  */
 int kc_meta_load_state(struct kc_dev *kd)
 {
@@ -749,6 +753,7 @@ out:
  * @map_block:	its number
  *
  * Any context.
+ * Return: true if it has.
  */
 bool kc_meta_test_state(struct kc_dev *kd, u32 map_block)
 {
@@ -772,7 +777,8 @@ void kc_meta_set_state(struct kc_dev *kd, u32 map_block)
  * kc_meta_write_state() - make the map state durable
  * @kd:		the device
  *
- * Journal worker only.  Return: 0 or a negative errno.
+ * Journal worker only.
+ * Return: 0 or a negative errno.
  */
 int kc_meta_write_state(struct kc_dev *kd)
 {

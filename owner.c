@@ -221,7 +221,8 @@ unsigned int kc_ids_print(const struct kc_owner *owner, char *buf,
  * @owner:	whose ids; compared with owners of other slots
  * @id:		such an id
  *
- * Process context, kd->lock held.  Return: the other owner or NULL.
+ * Process context, kd->lock held.
+ * Return: the other owner or NULL.
  */
 struct kc_owner *kc_ids_conflict(struct kc_dev *kd, const struct kc_owner *owner,
 				 u32 *id)
@@ -323,7 +324,8 @@ static u16 kc_owner_of_folio(struct kc_dev *kd, enum kc_owner_kind kind,
  * @bio:	the write, aligned to blocks
  * @nr_blocks:	in: how many blocks to look at; out: how many have this owner
  *
- * Context of ->map().  Return: the key slot.
+ * Context of ->map().
+ * Return: the key slot.
  */
 u16 kc_owner_of_bio(struct kc_dev *kd, enum kc_owner_kind kind,
 		    struct bio *bio, unsigned int *nr_blocks)

@@ -23,7 +23,8 @@
  * @key:	input key material
  * @key_size:	its size in bytes
  *
- * May sleep.  Return: 0 or a negative errno.
+ * May sleep.
+ * Return: 0 or a negative errno.
  */
 int kc_kdf_init(struct kc_kdf *kdf, const u8 salt[KC_SALT_SIZE],
 		const u8 *key, unsigned int key_size)
@@ -56,7 +57,8 @@ int kc_kdf_init(struct kc_kdf *kdf, const u8 salt[KC_SALT_SIZE],
  * @out:	result
  * @out_size:	its size in bytes, at most KC_HMAC_SIZE
  *
- * May sleep.  Return: 0 or a negative errno.
+ * May sleep.
+ * Return: 0 or a negative errno.
  */
 int kc_kdf_expand(struct kc_kdf *kdf, enum kc_kdf_context context,
 		  const u8 uuid[KC_UUID_SIZE], u8 *out, unsigned int out_size)
@@ -101,7 +103,8 @@ void kc_kdf_exit(struct kc_kdf *kdf)
  * @size:	its size in bytes
  * @mac:	result
  *
- * May sleep.  Return: 0 or a negative errno.
+ * May sleep.
+ * Return: 0 or a negative errno.
  */
 int kc_mac(const u8 *key, unsigned int key_size, const void *data,
 	   unsigned int size, u8 mac[KC_MAC_SIZE])
@@ -126,7 +129,8 @@ int kc_mac(const u8 *key, unsigned int key_size, const void *data,
  * @kd:		gets them
  * @kdf:	of the device key
  *
- * May sleep.  Return: 0 or a negative errno.
+ * May sleep.
+ * Return: 0 or a negative errno.
  */
 int kc_seal_init(struct kc_dev *kd, struct kc_kdf *kdf)
 {
@@ -194,7 +198,8 @@ void kc_seal(struct kc_dev *kd, enum kc_kind kind, u64 area_sector, u8 *unit,
  * @unit:	the unit
  * @size:	of the unit in bytes
  *
- * Process context.  Return: false if it is not what was sealed there.
+ * Process context.
+ * Return: false if it is not what was sealed there.
  */
 bool kc_unseal(struct kc_dev *kd, enum kc_kind kind, u64 area_sector, u8 *unit,
 	       unsigned int size)
@@ -235,7 +240,8 @@ void kc_seal_block(struct kc_dev *kd, enum kc_kind kind, u64 area_block,
  * @area_block:	where it was read
  * @block:	KC_UNITS units
  *
- * Process context.  Return: 0 or -EBADMSG.
+ * Process context.
+ * Return: 0 or -EBADMSG.
  */
 int kc_unseal_block(struct kc_dev *kd, enum kc_kind kind, u64 area_block,
 		    u8 *block)
