@@ -588,12 +588,15 @@ static const char * const kc_owner_kinds[] = {
 	[KC_OWNER_BY_PROJID] = "projid",
 };
 
-/* Value of an option "name:value", or NULL. */
-static const char *kc_opt_value(const char *arg, const char *name)
+/* Is it the option "name:value"?  Then that is its value. */
+static bool kc_opt_value(const char *arg, const char *name, const char **value)
 {
 	size_t n = strlen(name);
 
-	return strncmp(arg, name, n) || arg[n] != ':' ? NULL : arg + n + 1;
+	if (strncmp(arg, name, n) || arg[n] != ':')
+		return false;
+	*value = arg + n + 1;
+	return true;
 }
 
 static int kc_parse_opt(struct kc_target *t, struct kc_params *params,
@@ -606,7 +609,7 @@ static int kc_parse_opt(struct kc_target *t, struct kc_params *params,
 		t->ti->num_discard_bios = 1;
 	} else if (!strcmp(arg, "iv_large_sectors")) {
 		params->flags |= KC_FLAG_IV_LARGE_SECTORS;
-	} else if ((value = kc_opt_value(arg, "sector_size"))) {
+	} else if (kc_opt_value(arg, "sector_size", &value)) {
 		if (kstrtouint(value, 10, &params->sector_size) ||
 		    params->sector_size < SECTOR_SIZE ||
 		    params->sector_size > KC_BLOCK_SIZE ||
@@ -614,35 +617,35 @@ static int kc_parse_opt(struct kc_target *t, struct kc_params *params,
 			kc_error("sector_size:%s is not 512, 1024, 2048 or 4096", value);
 			return -EINVAL;
 		}
-	} else if ((value = kc_opt_value(arg, "meta_device"))) {
+	} else if (kc_opt_value(arg, "meta_device", &value)) {
 		*meta_path = value;
-	} else if ((value = kc_opt_value(arg, "meta_offset"))) {
+	} else if (kc_opt_value(arg, "meta_offset", &value)) {
 		if (kstrtou64(value, 10, &t->meta_offset) ||
 		    t->meta_offset & (KC_BLOCK_SECTORS - 1)) {
 			kc_error("meta_offset:%s is not a multiple of 8 sectors", value);
 			return -EINVAL;
 		}
-	} else if ((value = kc_opt_value(arg, "meta_cache"))) {
+	} else if (kc_opt_value(arg, "meta_cache", &value)) {
 		if (kstrtouint(value, 10, &t->meta_cache) || !t->meta_cache ||
 		    t->meta_cache > KC_META_CACHE_MAX) {
 			kc_error("meta_cache:%s is not a number of MiB from 1 to %u",
 				 value, KC_META_CACHE_MAX);
 			return -EINVAL;
 		}
-	} else if ((value = kc_opt_value(arg, "owner"))) {
+	} else if (kc_opt_value(arg, "owner", &value)) {
 		i = match_string(kc_owner_kinds, ARRAY_SIZE(kc_owner_kinds), value);
 		if (i < 0) {
 			kc_error("owner:%s is not one of none, uid, gid, projid", value);
 			return -EINVAL;
 		}
 		t->owner_kind = i;
-	} else if ((value = kc_opt_value(arg, "reassign"))) {
+	} else if (kc_opt_value(arg, "reassign", &value)) {
 		t->lazy = !strcmp(value, "lazy");
 		if (!t->lazy && strcmp(value, "strict")) {
 			kc_error("reassign:%s is not strict or lazy", value);
 			return -EINVAL;
 		}
-	} else if ((value = kc_opt_value(arg, "keyring"))) {
+	} else if (kc_opt_value(arg, "keyring", &value)) {
 		kfree(t->keyring_spec);
 		t->keyring_spec = kstrdup(value, GFP_KERNEL);
 		if (!t->keyring_spec)

@@ -69,14 +69,15 @@ static void kc_mapblk_free(struct kc_keymap *map, struct kc_mapblk *mb)
  * @kd:		the device
  * @max_blocks:	bound on the map blocks in memory
  *
- * Process context.  Return: 0 or -ENOMEM.
+ * Process context.
+ * Return: 0 or -ENOMEM.
  */
 int kc_keymap_init(struct kc_dev *kd, unsigned int max_blocks)
 {
 	struct kc_keymap *map = &kd->keymap;
 	unsigned int i;
 
-	map->max_blocks = max(max_blocks, (unsigned int)KC_MIN_MAPBLKS);
+	map->max_blocks = max_t(unsigned int, max_blocks, KC_MIN_MAPBLKS);
 	map->hash_bits = ilog2(roundup_pow_of_two(map->max_blocks));
 	map->hash = kvcalloc(1U << map->hash_bits, sizeof(*map->hash), GFP_KERNEL);
 	if (!map->hash)
@@ -126,8 +127,9 @@ static void kc_mapblk_unpin(struct kc_dev *kd, struct kc_mapblk *mb)
  * @kd:		the device
  * @index:	number of the map block
  *
- * Any context.  Return: the map block with its io taken, to be dropped with
- * kc_mapblk_put(), or NULL.
+ * Any context.
+ * Return: the map block with its io taken, to be dropped with kc_mapblk_put(),
+ * or NULL.
  */
 struct kc_mapblk *kc_mapblk_get_fast(struct kc_dev *kd, u32 index)
 {
@@ -200,7 +202,7 @@ void kc_keymap_resize(struct kc_dev *kd, unsigned int max_blocks)
 	unsigned int excess;
 
 	mutex_lock(&map->lock);
-	map->max_blocks = max(max_blocks, (unsigned int)KC_MIN_MAPBLKS);
+	map->max_blocks = max_t(unsigned int, max_blocks, KC_MIN_MAPBLKS);
 	excess = map->nr_blocks - min(map->nr_blocks, map->max_blocks);
 	list_for_each_entry_safe(mb, tmp, &map->blocks, list) {
 		if (!excess)
@@ -292,8 +294,8 @@ static struct kc_mapblk *kc_mapblk_find(struct kc_keymap *map, u32 index)
  * @kd:		the device
  * @index:	number of the map block
  *
- * Process context, not from within ->map(); sleeps.  Return: the map block
- * with its io taken, or an ERR_PTR().
+ * Process context, not from within ->map(); sleeps.
+ * Return: the map block with its io taken, or an ERR_PTR().
  */
 struct kc_mapblk *kc_mapblk_get(struct kc_dev *kd, u32 index)
 {
@@ -389,7 +391,8 @@ static u16 kc_entry(const struct kc_mapblk *mb, unsigned int i)
  * @nr:		entries to look at
  * @slot:	what they have
  *
- * Any context.  Return: how many have the same slot.
+ * Any context.
+ * Return: how many have the same slot.
  */
 unsigned int kc_mapblk_run(struct kc_mapblk *mb, unsigned int first,
 			   unsigned int nr, u16 *slot)
@@ -412,8 +415,10 @@ static bool kc_mapblk_busy(const struct kc_mapblk *mb, unsigned int first,
 /* Who sees that it is not slow any more must see the entries as they are. */
 static void kc_mapblk_update_slow(struct kc_mapblk *mb)
 {
-	smp_store_release(&mb->slow, mb->draining || mb->reassigns ||
-				     test_bit(KC_MB_UNSETTLED, &mb->flags));
+	bool slow = mb->draining || mb->reassigns ||
+		    test_bit(KC_MB_UNSETTLED, &mb->flags);
+
+	smp_store_release(&mb->slow, slow);	/* with kc_mapblk_claim_*() */
 }
 
 /* Parks a bio; mb->lock held.  Its io becomes a pin. */
@@ -445,8 +450,8 @@ static void kc_mapblk_restart(struct kc_dev *kd, struct list_head *waiters)
  * kc_mapblk_claim_read() - may a read rely on the entries?
  * @io:		the read, io->mb with its io taken
  *
- * Any context.  Return: KC_CLAIM_OWN, or KC_CLAIM_PARKED with the map block
- * given away.
+ * Any context.
+ * Return: KC_CLAIM_OWN, or KC_CLAIM_PARKED with the map block given away.
  */
 enum kc_claim kc_mapblk_claim_read(struct kc_io *io)
 {
@@ -454,6 +459,7 @@ enum kc_claim kc_mapblk_claim_read(struct kc_io *io)
 	enum kc_claim claim = KC_CLAIM_OWN;
 	unsigned long flags;
 
+	/* with kc_mapblk_update_slow() */
 	if (likely(!smp_load_acquire(&mb->slow)))
 		return KC_CLAIM_OWN;
 	spin_lock_irqsave(&mb->lock, flags);
@@ -470,9 +476,10 @@ enum kc_claim kc_mapblk_claim_read(struct kc_io *io)
  * @io:		the write, io->mb with its io taken
  * @slot:	its key slot; KC_SLOT_NONE for a discard
  *
- * Any context.  Return: KC_CLAIM_OWN with io still taken; KC_CLAIM_CHANGE or
- * KC_CLAIM_DRAIN with the blocks busy and io dropped; KC_CLAIM_PARKED or
- * KC_CLAIM_FAIL with the map block given away.
+ * Any context.
+ * Return: KC_CLAIM_OWN with io still taken; KC_CLAIM_CHANGE or KC_CLAIM_DRAIN
+ * with the blocks busy and io dropped; KC_CLAIM_PARKED or KC_CLAIM_FAIL with
+ * the map block given away.
  */
 enum kc_claim kc_mapblk_claim_write(struct kc_io *io, u16 slot)
 {
@@ -484,6 +491,7 @@ enum kc_claim kc_mapblk_claim_write(struct kc_io *io, u16 slot)
 	unsigned long flags;
 	u16 old;
 
+	/* with kc_mapblk_update_slow() */
 	if (likely(!smp_load_acquire(&mb->slow) && slot != KC_SLOT_NONE &&
 		   kc_mapblk_run(mb, io->first, io->nr, &old) == io->nr &&
 		   old == slot))
@@ -640,6 +648,8 @@ void kc_mapblk_end_change(struct kc_io *io, bool assign)
 /**
  * kc_mapblk_held() - does the journal have to keep this map block's intents?
  * @mb:		the map block, its lock held
+ *
+ * Return: true if it does.
  */
 bool kc_mapblk_held(struct kc_mapblk *mb)
 {
@@ -681,7 +691,8 @@ void kc_mapblk_settle(struct kc_dev *kd, struct kc_mapblk *mb, bool durable)
  *
  * Reads every map block ever written, without bringing them into the cache.
  * Changes meanwhile are counted or not.  Process context; gives up on a fatal
- * signal.  Return: 0 or a negative errno.
+ * signal.
+ * Return: 0 or a negative errno.
  */
 int kc_keymap_count(struct kc_dev *kd, u64 *counts)
 {
@@ -731,8 +742,9 @@ out:
  * kc_keymap_forget() - drop the map from memory
  * @kd:		the device, which takes no more bios
  *
- * Process context.  Return: false if bios are still under way or the map
- * could not be made durable; try again.
+ * Process context.
+ * Return: false if bios are still under way or the map could not be made
+ * durable; try again.
  */
 bool kc_keymap_forget(struct kc_dev *kd)
 {

@@ -46,11 +46,11 @@ static DEFINE_RAW_SPINLOCK(fail_lock);
 /* What the function that must not run is replaced by. */
 void failinject_return(void);
 asm(".pushsection .text\n"
-    ".type failinject_return, @function\n"
-    "failinject_return:\n"
-    ASM_RET
-    ".size failinject_return, .-failinject_return\n"
-    ".popsection\n");
+	".type failinject_return, @function\n"
+	"failinject_return:\n"
+	ASM_RET
+	".size failinject_return, .-failinject_return\n"
+	".popsection\n");
 
 static bool fail_ours(unsigned long address)
 {
