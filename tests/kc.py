@@ -189,7 +189,9 @@ def message(name, text):
 
 libc = ctypes.CDLL(None, use_errno=True)
 SESSION, USER = -3, -4
-SYS_add_key, SYS_keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
+# (add_key, keyctl)
+SYS_add_key, SYS_keyctl = {"x86_64": (248, 250), "aarch64": (217, 219), "armv7l": (309, 311),
+                           "s390x": (278, 280)}[os.uname().machine]
 
 
 def syscall(*args):

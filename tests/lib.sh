@@ -246,7 +246,7 @@ done_testing() {
 vm_run() {
 	local boot=$((vm_boots += 1))
 
-	"$KC_TESTS/vm" --name "test/$KC_NAME" --log "$VM_DIR/boot$boot.log" \
+	"$KC_TESTS/vm" --name "${VM_DIR#"$KC_TOP/build/vm/"}" --log "$VM_DIR/boot$boot.log" \
 		${VM_ARGS[@]+"${VM_ARGS[@]}"} "$@" 9>&-
 }
 
@@ -301,10 +301,10 @@ vm_boot() {
 vm_boots=0
 
 kc_host() {
-	local phase
+	local phase ko
 
 	# The checkout may be anywhere: what the host needs is found by name.
-	VM_DIR=$KC_TOP/build/vm/test/$KC_NAME
+	VM_DIR=$KC_TOP/build/vm/test${KC_ARCH:+-$KC_ARCH}/$KC_NAME
 	VM_OUT=$VM_DIR/out
 	mkdir -p "$VM_DIR"
 	exec 9>"$VM_DIR.lock"
@@ -315,8 +315,9 @@ kc_host() {
 	rm -rf "$VM_DIR"
 	mkdir -p "$VM_OUT"
 	# This very build, whatever is built while the test runs
-	if [[ -e $KC_TOP/dm-keyed-crypt.ko ]]; then
-		cp "$KC_TOP/dm-keyed-crypt.ko" "$VM_OUT/"
+	ko=$KC_TOP/${KC_ARCH:+build/arch/$KC_ARCH/module/}dm-keyed-crypt.ko
+	if [[ -e $ko ]]; then
+		cp "$ko" "$VM_OUT/"
 	fi
 	if declare -F host_main >/dev/null; then
 		host_main
