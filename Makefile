@@ -11,7 +11,7 @@ TESTS	?= $(wildcard tests/*.t)
 export KERNEL
 
 .DEFAULT_GOAL := module
-.PHONY: help module failinject install setup check check-crash check-damage check-long check-model demo shell clean distclean
+.PHONY: help module failinject install setup check check-crash check-damage check-long check-model demo shell bench bench-programs clean distclean
 
 help:
 	@echo 'make [module]  build dm-keyed-crypt.ko; KDIR=<kernel headers>, default the newest installed'
@@ -22,6 +22,8 @@ help:
 	@echo 'make check-crash  20,000 crash states and 50 power cuts; KC_STATES, KC_CUTS, KC_SEED'
 	@echo 'make check-long  random I/O for ten minutes while everything changes; KC_SECONDS, KC_SEED'
 	@echo 'make demo      the same for a short show of what the target does'
+	@echo 'make bench     compare with dm-crypt, in a VM, by instruction count (20 minutes);'
+	@echo '               CASE="<pattern> ..." for some cases, CIPHER=aes|adiantum|free'
 	@echo 'make shell     a shell in a VM with the module loaded and a disk to play with'
 	@echo 'make setup     only install what the other targets need (apt-get, as root or with sudo)'
 	@echo 'make clean     remove what kbuild made'
@@ -76,6 +78,19 @@ demo: setup
 	+@$(MAKE) --no-print-directory module
 	@tests/demo
 
+bench:
+	@tests/setup 'gnuplot-nox: to plot benchmarks'
+	+@$(MAKE) --no-print-directory bench-programs
+	@tests/bench/bench $(BENCHFLAGS) --cipher '$(CIPHER)' -- $(foreach c,$(CASE),'$(c)')
+
+# The cipher without cost is for benchmarks alone: nothing else builds or installs it.
+bench-programs: module build/bench/io
+	+@flock build/.lock $(MAKE) -C $(KDIR) M=$(CURDIR)/tests/freecipher modules
+
+build/bench/io: tests/bench/io.c
+	@mkdir -p build/bench
+	$(CC) -O2 -Wall -Wextra -static -o $@ $<
+
 shell: setup
 	+@$(MAKE) --no-print-directory module
 	@mkdir -p build/vm/shell/out && cp dm-keyed-crypt.ko build/vm/shell/out
@@ -84,6 +99,7 @@ shell: setup
 clean:
 	+@test -z "$(KDIR)" || $(kbuild) clean
 	+@test -z "$(KDIR)" || $(MAKE) -C $(KDIR) M=$(CURDIR)/tests/failinject clean
+	+@test -z "$(KDIR)" || $(MAKE) -C $(KDIR) M=$(CURDIR)/tests/freecipher clean
 
 distclean: clean
 	rm -rf build
