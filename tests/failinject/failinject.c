@@ -130,13 +130,13 @@ static int fail_return(struct pt_regs *regs, unsigned long value)
 
 static int fail_slab(struct kprobe *p, struct pt_regs *regs)
 {
-	return fail_now(regs_get_kernel_argument(regs, 1)) ?
+	return fail_now((__force gfp_t)regs_get_kernel_argument(regs, 1)) ?
 		fail_return(regs, -ENOMEM) : 0;
 }
 
 static int fail_page(struct kprobe *p, struct pt_regs *regs)
 {
-	return fail_now(regs_get_kernel_argument(regs, 0)) ?
+	return fail_now((__force gfp_t)regs_get_kernel_argument(regs, 0)) ?
 		fail_return(regs, true) : 0;
 }
 
