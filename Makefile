@@ -21,6 +21,7 @@ help:
 	@echo 'make check-model  check the model of the journal with spin, with larger bounds than make check (ten minutes)'
 	@echo 'make check-crash  20,000 crash states and 50 power cuts; KC_STATES, KC_CUTS, KC_SEED'
 	@echo 'make check-long  random I/O for ten minutes while everything changes; KC_SECONDS, KC_SEED'
+	@echo 'make lint      static checks only: gcc, sparse, coccinelle, checkpatch and others'
 	@echo 'make demo      the same for a short show of what the target does'
 	@echo 'make bench     compare with dm-crypt, in a VM, by instruction count (20 minutes);'
 	@echo '               CASE="<pattern> ..." for some cases, CIPHER=aes|adiantum|free'
@@ -48,7 +49,7 @@ install: module
 	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $(KERNEL)
 
 setup:
-	@tests/setup
+	@tests/setup $(if $(filter check lint setup,$(MAKECMDGOALS)),lint)
 
 # A second make, since the first one read the default of KDIR before setup could install headers
 check: setup
@@ -73,6 +74,9 @@ check-long: TESTS = tests/80-long.t
 check-crash check-long: setup
 	+@$(MAKE) --no-print-directory module
 	@tests/check $(TESTS)
+
+lint: setup
+	@tests/check tests/03-lint.t
 
 demo: setup
 	+@$(MAKE) --no-print-directory module

@@ -1,0 +1,218 @@
+#!/bin/bash
+# What static checkers say of the code: nothing. Each is then shown the same files with a fault in
+# every one, and must find it there: a checker that did not look has nothing to say either.
+#
+# SPDX-License-Identifier: GPL-2.0-only
+
+# Findings of checkpatch --strict that are not taken, and why
+ignored() { # file
+	# Messages are not broken, so that they can be searched for.
+	echo LONG_LINE_STRING
+	# It takes the end of a chain of else-ifs for an else after a return.
+	echo UNNECESSARY_ELSE
+	# Locks are described in the kernel-doc comment of their struct, where it does not look.
+	echo UNCOMMENTED_DEFINITION
+	# gcc wants those that it calls unnecessary: a == (b == c).
+	echo UNNECESSARY_PARENTHESES
+	case $1 in
+	compat.h)
+		# Versions are what this file is about; it takes LINUX_VERSION_CODE for a constant, a macro's
+		# parameter that is a name for an expression, and typeof(&x) for an "and".
+		echo LINUX_VERSION_CODE CONSTANT_COMPARISON MACRO_ARG_PRECEDENCE SPACING ;;
+	format.h)
+		# For programs too: they have neither __packed nor BIT_ULL().
+		echo PREFER_DEFINED_ATTRIBUTE_MACRO BIT_MACRO ;;
+	trace.h)
+		# How trace events are written
+		echo OPEN_ENDED_LINE PARENTHESIS_ALIGNMENT EMBEDDED_FILENAME ;;
+	metadata.c)
+		# A format that is used twice, and can only be a literal
+		echo MACRO_ARG_REUSE ;;
+	tests/failinject/failinject.c)
+		# Declares what it defines in assembler
+		echo AVOID_EXTERNS ;;
+	tests/*.c)
+		# A program has no kernel types and macros.
+		echo PREFER_KERNEL_TYPES PREFER_DEFINED_ATTRIBUTE_MACRO EMBEDDED_FUNCTION_NAME ;;
+	esac
+}
+
+# Every checker below looks at the files in the folder it is called in, prints its findings as
+# "<file>:<line>..." and nothing else.
+
+# The module and what makes it fail, compiled with more warnings, and looked at by sparse
+build() {
+	local dir
+
+	for dir in . tests/failinject; do
+		# not a part of a make this test may be run from
+		env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -k -C "$headers" M="$(realpath "$dir")" \
+			W=1 C=2 CF=-D__CHECK_ENDIAN__ modules
+	done > build.log 2>&1
+	grep -E '(warning|error): |\*\*\*' build.log | sed "s|^$PWD/||"
+}
+
+# Only the compiler names the option; in a line without, it is sparse that speaks, or make.
+check_gcc() {
+	build > findings
+	grep '\[-W' findings
+}
+
+check_sparse() {
+	grep -v '\[-W' findings
+}
+
+# coccicheck is made for a whole kernel; it needs no more of one than this.
+check_coccinelle() {
+	{
+		srctree=$linux KBUILD_EXTMOD=. MODE=report LINUXINCLUDE=-I. J=2 COCCI=${cocci:-} \
+			bash "$linux/scripts/coccicheck" || echo 'coccicheck:0: failed'
+	} 2>&1 | grep -E '^[^ ]+:[0-9]+[:-]' |
+		# DMEMIT() changes sz, and a program has no max().
+		grep -vE 'Unneeded variable: "sz"|^\./tests/[^/]*: WARNING opportunity for (min|max)\(\)' |
+		sed 's|^\./||'
+}
+
+check_checkpatch() {
+	local f
+
+	for f in *.[ch] tests/*.c tests/failinject/*.c; do
+		[[ $f != *.mod.c ]] || continue
+		perl "$linux/scripts/checkpatch.pl" --no-tree --strict --terse --show-types --no-summary \
+			--ignore "$(ignored "$f" | tr -s ' \n' ,)" -f "$f" 2>&1
+	done | grep .
+}
+
+check_kernel_doc() {
+	perl "$linux/scripts/kernel-doc" -none -v *.[ch] tests/failinject/*.c 2>&1 |
+		grep -vE ': info: |^[0-9]+ warnings'
+}
+
+check_analyzer() {
+	gcc -O2 -Wall -Wextra -fanalyzer -c -o /dev/null tests/fsx.c 2>&1 | grep -E 'warning|error'
+}
+
+check_pyflakes() {
+	pyflakes3 tests/*.py 2>&1
+}
+
+check_docutils() {
+	local f
+
+	for f in Documentation/*.rst; do
+		rst2html --strict "$f" 2>&1 >/dev/null | grep '^[^ ]*:[0-9]*:'
+	done
+}
+
+check_versions() {
+	grep -nwE 'LINUX_VERSION_CODE|KERNEL_VERSION|LINUX_VERSION_(MAJOR|PATCHLEVEL)|UTS_RELEASE' *.[ch] |
+		grep -v '^compat\.h:'
+}
+
+# A copy of what is checked; objects of other builds stay out
+copy() { # folder
+	local d
+
+	for d in . tests tests/failinject Documentation; do
+		mkdir -p "$1/$d"
+	done
+	(
+		cd "$KC_TOP" || exit
+		cp Kbuild *.[ch] "$1"
+		rm -f "$1"/*.mod.c
+		cp tests/*.c tests/*.py "$1/tests"
+		cp tests/failinject/Kbuild tests/failinject/failinject.c "$1/tests/failinject"
+		cp Documentation/*.rst "$1/Documentation"
+	)
+}
+
+# One fault for each checker at the end of every file of its kind
+spoil() { # folder
+	local f name
+
+	for f in "$1"/*.c "$1"/tests/failinject/*.c; do
+		name=$(basename "$f" .c)
+		cat >> "$f" <<-EOC
+
+		#include <linux/slab.h>
+
+		/**
+		 * kc_fault_${name//-/_}() - a function
+		 * @value:	its argument
+		 */
+		u32 kc_fault_${name//-/_}(u32 value, void *p)
+		{
+			if(p)
+				kfree(p);
+			return cpu_to_le32(value); /* KERNEL_VERSION */
+		}
+		EOC
+	done
+	for f in "$1"/tests/*.c; do
+		cat >> "$f" <<-EOC
+
+		int kc_fault(void);
+		int kc_fault(void)
+		{
+			int *p = malloc(4);
+
+			if(p[0])
+				return 1;
+			return 0;
+		}
+		EOC
+	done
+	for f in "$1"/tests/*.py; do
+		printf '\nimport this_is_not_used\n' >> "$f"
+	done
+	for f in "$1"/Documentation/*.rst; do
+		printf '\n.. nosuch::\n' >> "$f"
+	done
+}
+
+# lint NAME CHECKER REGEX FILE...: nothing is found in the files as they are, and in the spoilt
+# ones a line that matches in every FILE
+lint() {
+	local name=$1 checker=$2 regex=$3 out f missed=''
+
+	shift 3
+	out=$(cd "$VM_DIR/good" && "$checker")
+	is "$name has nothing to say" "$out" ''
+	out=$(cd "$VM_DIR/bad" && cocci=${one_cocci:-} "$checker")
+	for f in "$@"; do
+		grep -qE "^$f:[0-9]+.*$regex" <<< "$out" || missed+=" $f"
+	done
+	is "and looks at every file" "$missed" '' || head -n 40 <<< "$out" | diag
+}
+
+host_main() {
+	local linux headers module programs
+
+	# shellcheck source=tests/kernel.sh
+	. "$KC_TESTS/kernel.sh"
+	linux=$kc_build/lint
+	headers=$(kernel_headers)
+	[[ -e $linux/scripts/checkpatch.pl ]] || bail "no $linux/scripts: run tests/setup lint"
+	[[ $headers ]] || bail "no kernel headers: run tests/setup"
+	copy "$VM_DIR/good"
+	copy "$VM_DIR/bad"
+	spoil "$VM_DIR/bad"
+	cd "$VM_DIR/good" || bail "no copy"
+	shopt -s nullglob
+	module=(*.c tests/failinject/*.c)
+	programs=(tests/*.c)
+	one_cocci=$linux/scripts/coccinelle/free/ifnullfree.cocci \
+		lint coccinelle check_coccinelle 'NULL check before' "${module[@]}"
+	lint "checkpatch --strict" check_checkpatch :SPACING: "${module[@]}" "${programs[@]}"
+	lint kernel-doc check_kernel_doc "'p' not described" "${module[@]}"
+	lint "gcc -fanalyzer" check_analyzer 'Wanalyzer-possible-null-dereference' "${programs[@]}"
+	lint pyflakes check_pyflakes 'this_is_not_used' tests/*.py
+	lint "rst2html --strict" check_docutils 'nosuch' Documentation/*.rst
+	lint "the search for kernel versions outside of compat.h" check_versions KERNEL_VERSION \
+		*.c
+	# last, since it leaves its files there
+	lint "gcc (W=1)" check_gcc '\[-Wmissing-prototypes\]' "${module[@]}"
+	lint sparse check_sparse 'incorrect type in return expression' "${module[@]}"
+}
+# shellcheck source=tests/lib.sh
+. "$(dirname "$0")/lib.sh"
