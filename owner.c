@@ -284,28 +284,28 @@ static u16 kc_owner_of_current(struct kc_dev *kd, enum kc_owner_kind kind)
 }
 
 /*
+ * What tells a folio's owner: an inode, current for a direct write, or NULL.
+ *
  * Under RCU, which keeps a file's inode while its pages may be leaving the page
  * cache: they are pinned by the bio, but those of a direct write's buffer may be
  * truncated meanwhile.
  */
-static u16 kc_owner_of_folio(struct kc_dev *kd, enum kc_owner_kind kind,
-			     struct folio *folio, bool direct)
+static const void *kc_folio_source(struct folio *folio, bool direct)
 {
 	struct address_space *mapping;
 	struct inode *inode;
 
 	/* The zero page is what memory nobody has written to looks like. */
 	if (folio_test_anon(folio) || is_zero_pfn(folio_pfn(folio)))
-		return kc_owner_of_current(kd, kind);
+		return current;
 	if (folio_test_slab(folio) || folio_test_reserved(folio))
-		return KC_SLOT_DEVICE;
+		return NULL;
 	mapping = folio_mapping(folio);
 	inode = mapping ? READ_ONCE(mapping->host) : NULL;
 	if (!inode)
-		return KC_SLOT_DEVICE;
+		return NULL;
 	if (direct || !folio_test_writeback(folio))
-		return S_ISBLK(inode->i_mode) ? KC_SLOT_DEVICE :
-						kc_owner_of_current(kd, kind);
+		return S_ISBLK(inode->i_mode) ? NULL : (void *)current;
 	/*
 	 * Only files have data: a directory's blocks are names.  Inodes a
 	 * filesystem keeps for itself have no file operations, and a mode that
@@ -313,8 +313,18 @@ static u16 kc_owner_of_folio(struct kc_dev *kd, enum kc_owner_kind kind,
 	 */
 	if (!S_ISREG(inode->i_mode) || IS_NOQUOTA(inode) || !inode->i_fop ||
 	    !inode->i_fop->write_iter)
+		return NULL;
+	return inode;
+}
+
+static u16 kc_owner_of_source(struct kc_dev *kd, enum kc_owner_kind kind,
+			      const void *source)
+{
+	if (!source)
 		return KC_SLOT_DEVICE;
-	return kc_owner_of_inode(kd, kind, inode);
+	if (source == current)
+		return kc_owner_of_current(kd, kind);
+	return kc_owner_of_inode(kd, kind, (struct inode *)source);
 }
 
 /**
@@ -331,8 +341,9 @@ u16 kc_owner_of_bio(struct kc_dev *kd, enum kc_owner_kind kind,
 		    struct bio *bio, unsigned int *nr_blocks)
 {
 	struct bvec_iter iter = bio->bi_iter;
-	struct folio *folio, *last = NULL;
-	u16 slot = KC_SLOT_DEVICE, s = KC_SLOT_DEVICE;
+	const void *source, *last = NULL;
+	struct folio *folio, *seen = NULL;
+	u16 slot = KC_SLOT_DEVICE;
 	unsigned int n;
 
 	if (kind == KC_OWNER_BY_NONE || bio->bi_opf & (REQ_META | REQ_SWAP))
@@ -340,15 +351,17 @@ u16 kc_owner_of_bio(struct kc_dev *kd, enum kc_owner_kind kind,
 	rcu_read_lock();
 	for (n = 0; n < *nr_blocks; n++) {
 		folio = page_folio(bio_iter_page(bio, iter));
-		if (folio != last) {
-			s = kc_owner_of_folio(kd, kind, folio, bio->bi_opf & REQ_IDLE);
-			last = folio;
+		if (folio != seen) {
+			seen = folio;
+			source = kc_folio_source(folio, bio->bi_opf & REQ_IDLE);
+			if (!n)
+				slot = kc_owner_of_source(kd, kind, source);
+			else if (source != last &&
+				 kc_owner_of_source(kd, kind, source) != slot)
+				break;
+			last = source;
 		}
-		if (!n)
-			slot = s;
-		else if (s != slot)
-			break;
-		bio_advance_iter(bio, &iter, kd->sector_size);
+		bio_advance_iter_single(bio, &iter, kd->sector_size);
 	}
 	rcu_read_unlock();
 	*nr_blocks = n;
