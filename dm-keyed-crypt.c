@@ -52,6 +52,8 @@ static void kc_count_locked(struct kc_io *io, u16 slot)
 	struct kc_dev *kd = io->t->kd;
 	bool write = bio_data_dir(io->bio) == WRITE;
 
+	if (!kc_keyslot_valid(kd, KC_SLOT_DEVICE))
+		slot = KC_SLOT_DEVICE;
 	atomic64_inc(write ? &kd->locked_writes : &kd->locked_reads);
 	trace_keyed_crypt_io(kd->md, write, io->block, io->nr, slot,
 			     KC_TRACE_LOCKED);
@@ -156,7 +158,8 @@ static bool kc_read_go(struct kc_io *io, u16 slot)
 
 	if (slot != KC_SLOT_NONE)
 		io->ks = kc_keyslot_get(kd, slot);
-	if (!io->ks && kc_slot_vacant(kd, slot)) {
+	if (!io->ks && kc_slot_vacant(kd, slot) &&
+	    kc_keyslot_valid(kd, KC_SLOT_DEVICE)) {
 		trace_keyed_crypt_io(kd->md, false, io->block, io->nr, slot,
 				     KC_TRACE_UNASSIGNED);
 		kc_io_release(io);
@@ -318,15 +321,15 @@ static int kc_map(struct dm_target *ti, struct bio *bio)
 	if (bio_op(bio) == REQ_OP_READ && nr << kd->block_shift < bio_sectors(bio))
 		dm_accept_partial_bio(bio, nr << kd->block_shift);
 	io->nr = nr;
-	if (unlikely(!kc_keyslot_valid(kd, KC_SLOT_DEVICE))) {
-		kc_count_locked(io, KC_SLOT_DEVICE);
-		return DM_MAPIO_KILL;
-	}
 
 	switch (bio_op(bio)) {
 	case REQ_OP_READ:
 		io->mb = kc_mapblk_get_fast(kd, index);
 		if (!io->mb) {
+			if (!kc_keyslot_valid(kd, KC_SLOT_DEVICE)) {
+				kc_count_locked(io, KC_SLOT_NONE);
+				return DM_MAPIO_KILL;
+			}
 			kc_io_queue(io);
 			return DM_MAPIO_SUBMITTED;
 		}
@@ -350,6 +353,10 @@ static int kc_map(struct dm_target *ti, struct bio *bio)
 		break;
 
 	case REQ_OP_DISCARD:
+		if (!kc_keyslot_valid(kd, KC_SLOT_DEVICE)) {
+			kc_count_locked(io, KC_SLOT_NONE);
+			return DM_MAPIO_KILL;
+		}
 		io->slot = KC_SLOT_NONE;
 		break;
 

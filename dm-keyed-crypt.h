@@ -208,7 +208,13 @@ int kc_device_reload(struct kc_dev *kd, const struct kc_keyref *ref,
 		     struct key *keyring);
 struct kc_keyslot *kc_keyslot_get(struct kc_dev *kd, u16 slot);
 bool kc_keyslot_valid(struct kc_dev *kd, u16 slot);
-void kc_keyslot_put(struct kc_keyslot *ks);
+
+/* Drops a reference from kc_keyslot_get().  Any context. */
+static inline void kc_keyslot_put(struct kc_keyslot *ks)
+{
+	percpu_ref_put(&ks->ref);
+}
+
 void kc_keys_watch(struct work_struct *work);
 void kc_keys_exit(struct kc_dev *kd);
 

@@ -433,13 +433,25 @@ static void kc_keyslots_quiesce(struct kc_dev *kd, struct list_head *dying)
 	}
 }
 
+/* Under RCU: a keyslot whose key may be used now, or NULL. */
+static struct kc_keyslot *kc_keyslot_find(struct kc_dev *kd, u16 slot)
+{
+	struct kc_keyslot *ks = rcu_dereference(kd->ks[slot]);
+
+	if (ks && unlikely(key_validate(READ_ONCE(ks->key)))) {
+		mod_delayed_work(system_unbound_wq, &kd->watch, 0);
+		ks = NULL;
+	}
+	return ks;
+}
+
 /**
- * kc_keyslot_get() - the key of a slot, if it may be used now
+ * kc_keyslot_get() - the key of a slot, if it and the device key may be used now
  * @kd:		the device
  * @slot:	the slot, perhaps read from disk
  *
  * Any context.
- * Return: a reference to be put, or NULL if it is locked.
+ * Return: a reference to be put, or NULL if one of them is locked.
  */
 struct kc_keyslot *kc_keyslot_get(struct kc_dev *kd, u16 slot)
 {
@@ -448,12 +460,11 @@ struct kc_keyslot *kc_keyslot_get(struct kc_dev *kd, u16 slot)
 	if (unlikely(slot >= kd->nr_slots))
 		return NULL;
 	rcu_read_lock();
-	ks = rcu_dereference(kd->ks[slot]);
-	if (ks && unlikely(key_validate(READ_ONCE(ks->key)))) {
-		mod_delayed_work(system_unbound_wq, &kd->watch, 0);
+	ks = kc_keyslot_find(kd, slot);
+	if (ks && slot != KC_SLOT_DEVICE &&
+	    unlikely(!kc_keyslot_find(kd, KC_SLOT_DEVICE)))
 		ks = NULL;
-	}
-	if (ks && !percpu_ref_tryget_live(&ks->ref))
+	if (ks && !percpu_ref_tryget_live_rcu(&ks->ref))
 		ks = NULL;
 	rcu_read_unlock();
 	return ks;
@@ -469,27 +480,12 @@ struct kc_keyslot *kc_keyslot_get(struct kc_dev *kd, u16 slot)
  */
 bool kc_keyslot_valid(struct kc_dev *kd, u16 slot)
 {
-	struct kc_keyslot *ks;
 	bool valid;
 
 	rcu_read_lock();
-	ks = rcu_dereference(kd->ks[slot]);
-	valid = ks && !key_validate(READ_ONCE(ks->key));
+	valid = kc_keyslot_find(kd, slot);
 	rcu_read_unlock();
-	if (unlikely(ks && !valid))
-		mod_delayed_work(system_unbound_wq, &kd->watch, 0);
 	return valid;
-}
-
-/**
- * kc_keyslot_put() - drop a reference
- * @ks:		from kc_keyslot_get()
- *
- * Any context.
- */
-void kc_keyslot_put(struct kc_keyslot *ks)
-{
-	percpu_ref_put(&ks->ref);
 }
 
 /* ---- owners ---- */
