@@ -21,6 +21,12 @@
 
 #define KC_MIN_IOS	64
 
+/*
+ * Bytes that are worth another processor: a hop costs some microseconds, the
+ * fastest AES ten for this.
+ */
+#define KC_PART_MIN	65536U
+
 /**
  * kc_crypt_init() - pools of a target
  * @t:		the target, its device open
@@ -91,7 +97,7 @@ void kc_io_end(struct kc_io *io, blk_status_t status)
 
 /* ---- conversion ---- */
 
-static void kc_convert_finish(struct kc_io *io);
+static void kc_convert_end(struct kc_io *io, bool may_submit);
 
 static KC_CRYPTO_DONE(kc_convert_done, arg)
 {
@@ -103,128 +109,369 @@ static KC_CRYPTO_DONE(kc_convert_done, arg)
 		return;		/* out of the backlog, the end is to come */
 	if (error)
 		WRITE_ONCE(io->status, BLK_STS_IOERR);
-	if (req != &io->req)
+	if (req->pooled)
 		mempool_free(req, &io->t->req_pool);
 	if (bio_data_dir(io->bio) == READ && atomic_dec_and_test(&io->ks->async))
 		wake_up(&kd->wait_ref);
 	if (atomic_dec_and_test(&io->pending))
-		kc_convert_finish(io);
+		kc_convert_end(io, false);
+}
+
+static void kc_req_init(struct kc_req *req, struct kc_io *io)
+{
+	req->io = io;
+	/* What sg_init_table() does, with less ado */
+	req->sg_in = (struct scatterlist){};
+	req->sg_out = (struct scatterlist){};
+	sg_init_marker(&req->sg_in, 1);
+	sg_init_marker(&req->sg_out, 1);
+	skcipher_request_set_tfm(&req->req, io->ks->tfm);
+	skcipher_request_set_callback(&req->req, CRYPTO_TFM_REQ_MAY_BACKLOG,
+				      kc_convert_done, req);
 }
 
 /* Encrypts or decrypts one block; moves on. */
-static int kc_convert_block(struct kc_io *io, struct kc_req *req,
+static int kc_convert_block(struct kc_part *part, struct kc_req *req,
 			    struct bio *src, struct bio *dst)
 {
-	struct kc_dev *kd = io->t->kd;
-	struct bio_vec in = bio_iter_iovec(src, io->in);
-	struct bio_vec out = bio_iter_iovec(dst, io->out);
-	u64 sector = io->sector;
-	int r;
+	struct kc_dev *kd = part->io->t->kd;
+	unsigned int size = kd->sector_size;
+	struct bio_vec in = bio_iter_iovec(src, part->in), out = in;
+	u64 sector = part->sector;
 
+	if (src != dst)
+		out = bio_iter_iovec(dst, part->out);
 	/* The queue limits do not let such bios be built. */
-	if (unlikely((in.bv_len | out.bv_len) & (kd->sector_size - 1)))
+	if (unlikely((in.bv_len | out.bv_len) & (size - 1)))
 		return -EIO;
+	bio_advance_iter_single(src, &part->in, size);
+	part->sector += size >> SECTOR_SHIFT;
 	if (kd->flags & KC_FLAG_IV_LARGE_SECTORS)
 		sector >>= kd->block_shift;
 	kc_iv_gen(&kd->cipher, req->iv, sector);
-	sg_init_table(&req->sg_in, 1);
-	sg_set_page(&req->sg_in, in.bv_page, kd->sector_size, in.bv_offset);
-	sg_init_table(&req->sg_out, 1);
-	sg_set_page(&req->sg_out, out.bv_page, kd->sector_size, out.bv_offset);
-	skcipher_request_set_crypt(&req->req, &req->sg_in, &req->sg_out,
-				   kd->sector_size, req->iv);
-	if (src != dst)
-		r = crypto_skcipher_encrypt(&req->req);
-	else
-		r = crypto_skcipher_decrypt(&req->req);
-	bio_advance_iter_single(src, &io->in, kd->sector_size);
-	bio_advance_iter_single(dst, &io->out, kd->sector_size);
-	io->sector += kd->sector_size >> SECTOR_SHIFT;
-	return r;
+	sg_set_page(&req->sg_in, in.bv_page, size, in.bv_offset);
+	if (src == dst) {
+		skcipher_request_set_crypt(&req->req, &req->sg_in, &req->sg_in,
+					   size, req->iv);
+		return crypto_skcipher_decrypt(&req->req);
+	}
+	bio_advance_iter_single(dst, &part->out, size);
+	sg_set_page(&req->sg_out, out.bv_page, size, out.bv_offset);
+	skcipher_request_set_crypt(&req->req, &req->sg_in, &req->sg_out, size,
+				   req->iv);
+	return crypto_skcipher_encrypt(&req->req);
 }
 
 /*
- * Converts what io->in has left.  A read has the same source and destination.
- * @spare is the request to begin with, taken over, or NULL.  Return: false if
- * there was no memory for a request; io->in has what is left.
+ * Converts what part->in has left.  A read has the same source and destination.
+ * @spare is a request from the pool, taken over, or NULL.  Return: false if there
+ * was no memory for a request.
  */
-static bool kc_convert(struct kc_io *io, struct bio *src, struct bio *dst,
+static bool kc_convert(struct kc_part *part, struct bio *src, struct bio *dst,
 		       struct kc_req *spare, gfp_t gfp)
 {
-	unsigned int left = io->in.bi_size / io->t->kd->sector_size;
-	struct kc_req *req = NULL;
-	bool complete = true;
+	struct kc_io *io = part->io;
+	struct kc_req *req;
 	int r;
 
-	/* All requests count until they are known to have been synchronous. */
-	atomic_add(left, &io->pending);
-	while (io->in.bi_size) {
-		if (!req) {
-			req = spare;
+	while (part->in.bi_size) {
+		if (!part->req_used) {
+			part->req_used = true;
+			req = &part->req;
+			req->pooled = false;
+		} else {
+			req = spare ?: mempool_alloc(&io->t->req_pool, gfp);
 			spare = NULL;
 			if (!req)
-				req = mempool_alloc(&io->t->req_pool, gfp);
-			if (!req) {
-				complete = false;
-				break;
-			}
-			req->io = io;
-			skcipher_request_set_tfm(&req->req, io->ks->tfm);
-			skcipher_request_set_callback(&req->req,
-						      CRYPTO_TFM_REQ_MAY_BACKLOG,
-						      kc_convert_done, req);
+				return false;
+			req->pooled = true;
 		}
-		r = kc_convert_block(io, req, src, dst);
-		if (!r)
+		kc_req_init(req, io);
+		do
+			r = kc_convert_block(part, req, src, dst);
+		while (!r && part->in.bi_size);
+		if (r == -EINPROGRESS || r == -EBUSY) {
+			/*
+			 * The driver has it, and kc_convert_done() frees it;
+			 * perhaps it already has.  That is no matter: who waits
+			 * for async begins after a grace period, and this is
+			 * under RCU.
+			 */
+			part->handed++;
+			if (src == dst)
+				atomic_inc(&io->ks->async);
 			continue;
-		if (r != -EINPROGRESS && r != -EBUSY) {
-			WRITE_ONCE(io->status, BLK_STS_IOERR);
-			io->in.bi_size = 0;
-			break;
 		}
-		/*
-		 * The driver has it, and kc_convert_done() frees it; perhaps it
-		 * already has.  That is no matter: who waits for async begins
-		 * after a grace period, and this is under RCU.
-		 */
-		if (src == dst)
-			atomic_inc(&io->ks->async);
-		req = NULL;
-		left--;
+		if (req->pooled)
+			mempool_free(req, &io->t->req_pool);
+		if (unlikely(r)) {
+			WRITE_ONCE(io->status, BLK_STS_IOERR);
+			part->in.bi_size = 0;
+		}
 	}
-	if (req && req != &io->req)
-		mempool_free(req, &io->t->req_pool);
-	atomic_sub(left, &io->pending);
+	if (unlikely(spare))
+		mempool_free(spare, &io->t->req_pool);
+	return true;
+}
+
+/*
+ * Decrypts under RCU: kc_owner_lock() waits for that, so nothing comes out of a
+ * key that has been locked.  Return: false to go on with memory.
+ */
+static bool kc_decrypt(struct kc_part *part, struct kc_req *spare)
+{
+	struct kc_io *io = part->io;
+	bool complete;
+
+	rcu_read_lock();
+	if (unlikely(READ_ONCE(io->ks->dead))) {
+		WRITE_ONCE(io->status, BLK_STS_IOERR);
+		part->in.bi_size = 0;
+	}
+	complete = kc_convert(part, io->bio, io->bio, spare,
+			      GFP_NOWAIT | __GFP_NOWARN);
+	rcu_read_unlock();
 	return complete;
 }
 
-static void kc_convert_init(struct kc_io *io, struct bvec_iter in,
-			    struct bvec_iter out)
+/* A part has been converted, or handed to the driver. */
+static void kc_part_end(struct kc_part *part, bool may_submit)
+{
+	struct kc_io *io = part->io;
+
+	if (likely(part->alone && !part->handed) ||
+	    atomic_sub_and_test(part->nr - part->handed + 1, &io->pending))
+		kc_convert_end(io, may_submit);
+}
+
+static void kc_part_work(struct work_struct *work)
+{
+	struct kc_part *part = container_of(work, struct kc_part, work);
+	struct kc_io *io = part->io;
+	struct kc_req *spare = NULL;
+
+	if (bio_data_dir(io->bio) == WRITE)
+		kc_convert(part, io->bio, io->clone, NULL, GFP_NOIO);
+	else
+		while (!kc_decrypt(part, spare))
+			spare = mempool_alloc(&io->t->req_pool, GFP_NOIO);
+	kc_part_end(part, true);
+}
+
+static void kc_part_queue(struct kc_part *part)
+{
+	INIT_WORK(&part->work, kc_part_work);
+	queue_work(part->io->t->kd->crypt_wq, &part->work);
+}
+
+static void kc_part_init(struct kc_part *part, struct kc_io *io, unsigned int nr)
+{
+	part->io = io;
+	part->next = NULL;
+	part->nr = nr;
+	part->handed = 0;
+	part->alone = false;
+	part->req_used = false;
+}
+
+/*
+ * Gives parts of a large bio to other processors, as many as there is memory for;
+ * io->part is left with the rest.
+ */
+static void kc_convert_split(struct kc_io *io, struct bio *src, struct bio *dst)
+{
+	struct kc_target *t = io->t;
+	unsigned int size = t->kd->sector_size, nr, n;
+	struct kc_part *rest = &io->part, *part;
+
+	n = min(io->part.in.bi_size / KC_PART_MIN, num_online_cpus());
+	nr = io->part.nr / n;
+	while (--n) {
+		part = kmalloc(sizeof(*part) + t->kd->tfm_reqsize,
+			       GFP_NOWAIT | __GFP_NOWARN);
+		if (!part)
+			break;
+		kc_part_init(part, io, nr);
+		part->in = rest->in;
+		part->in.bi_size = nr * size;
+		part->out = rest->out;
+		part->sector = rest->sector;
+		bio_advance_iter(src, &rest->in, nr * size);
+		if (src != dst)
+			bio_advance_iter(dst, &rest->out, nr * size);
+		rest->sector += nr * (size >> SECTOR_SHIFT);
+		rest->nr -= nr;
+		rest->alone = false;
+		part->next = rest->next;
+		rest->next = part;
+		atomic_inc(&io->pending);
+	}
+	for (part = rest->next; part; part = part->next)
+		kc_part_queue(part);
+}
+
+/*
+ * Begins the conversion of a bio's data: io->part.in, and for a write io->part.out,
+ * have it all.
+ */
+static void kc_convert_init(struct kc_io *io, struct bio *src, struct bio *dst)
 {
 	struct kc_dev *kd = io->t->kd;
+	struct kc_part *part = &io->part;
+	unsigned int size = part->in.bi_size;
 
-	io->in = in;
-	io->out = out;
-	io->sector = (io->block << kd->block_shift) + kd->iv_offset;
+	kc_part_init(part, io, size >> (kd->block_shift + SECTOR_SHIFT));
+	part->alone = true;
+	part->sector = (io->block << kd->block_shift) + kd->iv_offset;
 	io->status = BLK_STS_OK;
-	atomic_set(&io->pending, 1);
+	atomic_set(&io->pending, part->nr + 1);
+	if (size >= 2 * KC_PART_MIN && num_online_cpus() > 1)
+		kc_convert_split(io, src, dst);
 }
 
 /* ---- writes ---- */
 
+/*
+ * Bounce pages are kept for the next write, some for each processor: they have
+ * ciphertext in them, so a write need not wait for the page allocator, nor for it
+ * to clear them.  They go back to where they came from, whichever processor
+ * completes the write, and are freed when no write has used them for a while.
+ * The mempool's reserve comes first.
+ */
+struct kc_page_cache {
+	spinlock_t lock;
+	struct page *pages;	/* linked by page_private() */
+	unsigned int nr;
+	bool used;
+};
+
+#define KC_PAGE_CACHE_MAX	(SZ_1M / PAGE_SIZE)
+
+/* Takes a page off a list. */
+static struct page *kc_page_pop(struct page **pages)
+{
+	struct page *page = *pages;
+
+	*pages = (struct page *)page_private(page);
+	set_page_private(page, 0);
+	return page;
+}
+
+static void kc_page_push(struct page **pages, struct page *page)
+{
+	set_page_private(page, (unsigned long)*pages);
+	*pages = page;
+}
+
+/* Up to @nr pages of this processor's. */
+static struct page *kc_pages_get(struct kc_io *io, unsigned int nr)
+{
+	struct kc_page_cache *cache;
+	struct page *pages = NULL;
+	unsigned long flags;
+
+	io->cpu = raw_smp_processor_id();
+	cache = per_cpu_ptr(io->t->kd->page_cache, io->cpu);
+	spin_lock_irqsave(&cache->lock, flags);
+	cache->used = true;
+	for (; cache->nr && nr; nr--, cache->nr--)
+		kc_page_push(&pages, kc_page_pop(&cache->pages));
+	spin_unlock_irqrestore(&cache->lock, flags);
+	return pages;
+}
+
+static void kc_pages_put(struct kc_io *io, struct page *pages)
+{
+	struct kc_page_cache *cache = per_cpu_ptr(io->t->kd->page_cache, io->cpu);
+	mempool_t *pool = &io->t->page_pool;
+	unsigned long flags;
+
+	if (likely(READ_ONCE(pool->curr_nr) >= pool->min_nr)) {
+		spin_lock_irqsave(&cache->lock, flags);
+		for (; pages && cache->nr < KC_PAGE_CACHE_MAX; cache->nr++)
+			kc_page_push(&cache->pages, kc_page_pop(&pages));
+		spin_unlock_irqrestore(&cache->lock, flags);
+	}
+	while (unlikely(pages))
+		mempool_free(kc_page_pop(&pages), pool);
+}
+
+/**
+ * kc_crypt_trim() - free bounce pages that nobody has used lately
+ * @kd:		the device
+ * @all:	and all others
+ *
+ * Process context.
+ */
+void kc_crypt_trim(struct kc_dev *kd, bool all)
+{
+	struct kc_page_cache *cache;
+	struct page *pages;
+	int cpu;
+
+	for_each_possible_cpu(cpu) {
+		cache = per_cpu_ptr(kd->page_cache, cpu);
+		pages = NULL;
+		spin_lock_irq(&cache->lock);
+		if (all || !cache->used) {
+			swap(pages, cache->pages);
+			cache->nr = 0;
+		}
+		cache->used = false;
+		spin_unlock_irq(&cache->lock);
+		while (pages)
+			__free_page(kc_page_pop(&pages));
+	}
+}
+
+/**
+ * kc_crypt_cache_init() - the bounce pages a device keeps
+ * @kd:		the device
+ *
+ * Process context.  Return: 0 or -ENOMEM.
+ */
+int kc_crypt_cache_init(struct kc_dev *kd)
+{
+	int cpu;
+
+	kd->page_cache = alloc_percpu(struct kc_page_cache);
+	if (!kd->page_cache)
+		return -ENOMEM;
+	for_each_possible_cpu(cpu)
+		spin_lock_init(&per_cpu_ptr(kd->page_cache, cpu)->lock);
+	return 0;
+}
+
+/**
+ * kc_crypt_cache_exit() - free them
+ * @kd:		the device, without bios
+ */
+void kc_crypt_cache_exit(struct kc_dev *kd)
+{
+	if (kd->page_cache)
+		kc_crypt_trim(kd, true);
+	free_percpu(kd->page_cache);
+}
+
 static void kc_free_pages(struct kc_io *io)
 {
-	struct bio_vec *bv;
+	struct page *pages = NULL;
 	struct bvec_iter_all iter;
+	struct bio_vec *bv;
 
 	bio_for_each_segment_all(bv, io->clone, iter)
-		mempool_free(bv->bv_page, &io->t->page_pool);
+		kc_page_push(&pages, bv->bv_page);
+	if (pages)
+		kc_pages_put(io, pages);
 }
 
 static void kc_free_clone(struct kc_io *io)
 {
 	kc_free_pages(io);
-	bio_put(io->clone);
+	if (io->clone == &io->small_clone)
+		bio_uninit(io->clone);
+	else
+		bio_put(io->clone);
 	io->clone = NULL;
 }
 
@@ -261,10 +508,14 @@ static void kc_write_endio(struct bio *clone)
 static bool kc_fill_clone(struct kc_io *io, gfp_t gfp)
 {
 	unsigned int size = io->bio->bi_iter.bi_size, len;
-	struct page *page;
+	struct page *pages, *page;
 
+	pages = kc_pages_get(io, DIV_ROUND_UP(size, PAGE_SIZE));
 	for (; size; size -= len) {
-		page = mempool_alloc(&io->t->page_pool, gfp | __GFP_HIGHMEM);
+		if (pages)
+			page = kc_page_pop(&pages);
+		else
+			page = mempool_alloc(&io->t->page_pool, gfp | __GFP_HIGHMEM);
 		if (!page) {
 			kc_free_pages(io);
 			io->clone->bi_vcnt = 0;
@@ -283,12 +534,17 @@ static bool kc_fill_clone(struct kc_io *io, gfp_t gfp)
  */
 static struct bio *kc_alloc_clone(struct kc_io *io)
 {
+	unsigned int nr = DIV_ROUND_UP(io->bio->bi_iter.bi_size, PAGE_SIZE);
+	blk_opf_t opf = io->bio->bi_opf & ~REQ_POLLED;
 	struct kc_target *t = io->t;
 
-	io->clone = bio_alloc_bioset(t->dev->bdev,
-				     DIV_ROUND_UP(io->bio->bi_iter.bi_size, PAGE_SIZE),
-				     io->bio->bi_opf & ~REQ_POLLED, GFP_NOIO,
-				     &t->bs);
+	if (nr <= ARRAY_SIZE(io->small_vecs)) {
+		io->clone = &io->small_clone;
+		bio_init(io->clone, t->dev->bdev, io->small_vecs, nr, opf);
+	} else {
+		io->clone = bio_alloc_bioset(t->dev->bdev, nr, opf, GFP_NOIO, &t->bs);
+	}
+	io->clone->bi_ioprio = io->bio->bi_ioprio;
 	io->clone->bi_private = io;
 	io->clone->bi_end_io = kc_write_endio;
 	if (unlikely(!kc_fill_clone(io, GFP_NOWAIT | __GFP_NOWARN))) {
@@ -351,10 +607,11 @@ void kc_crypt_write(struct kc_io *io)
 {
 	struct bio *clone = kc_alloc_clone(io);
 
-	kc_convert_init(io, io->bio->bi_iter, clone->bi_iter);
-	kc_convert(io, io->bio, clone, &io->req, GFP_NOIO);
-	if (atomic_dec_and_test(&io->pending))
-		kc_write_submit(io);
+	io->part.in = io->bio->bi_iter;
+	io->part.out = clone->bi_iter;
+	kc_convert_init(io, io->bio, clone);
+	kc_convert(&io->part, io->bio, clone, NULL, GFP_NOIO);
+	kc_part_end(&io->part, true);
 }
 
 /* ---- reads ---- */
@@ -367,51 +624,26 @@ static void kc_read_end(struct kc_io *io)
 
 static void kc_write_work(struct work_struct *work)
 {
-	kc_write_submit(container_of(work, struct kc_io, work));
+	kc_write_submit(container_of(work, struct kc_io, part.work));
 }
 
-/* The last request of an asynchronous driver is done; any context. */
-static void kc_convert_finish(struct kc_io *io)
+/* All parts are converted; any context, in that of a process with @may_submit. */
+static void kc_convert_end(struct kc_io *io, bool may_submit)
 {
-	if (bio_data_dir(io->bio) == WRITE) {
-		INIT_WORK(&io->work, kc_write_work);
-		queue_work(io->t->kd->crypt_wq, &io->work);
-	} else {
-		kc_read_end(io);
+	struct kc_part *part, *next;
+
+	for (part = io->part.next; part; part = next) {
+		next = part->next;
+		kfree(part);
 	}
-}
-
-/*
- * Decrypts under RCU: kc_owner_lock() waits for that, so nothing comes out of a
- * key that has been locked.  Return: false to go on with memory.
- */
-static bool kc_decrypt(struct kc_io *io, struct kc_req *spare)
-{
-	bool complete = true;
-
-	rcu_read_lock();
-	if (likely(!READ_ONCE(io->ks->dead))) {
-		complete = kc_convert(io, io->bio, io->bio, spare,
-				      GFP_NOWAIT | __GFP_NOWARN);
-	} else {
-		WRITE_ONCE(io->status, BLK_STS_IOERR);
-		if (spare && spare != &io->req)
-			mempool_free(spare, &io->t->req_pool);
-	}
-	rcu_read_unlock();
-	return complete;
-}
-
-static void kc_decrypt_work(struct work_struct *work)
-{
-	struct kc_io *io = container_of(work, struct kc_io, work);
-	struct kc_req *spare = io->first_req_used ? NULL : &io->req;
-
-	io->first_req_used = true;
-	while (!kc_decrypt(io, spare))
-		spare = mempool_alloc(&io->t->req_pool, GFP_NOIO);
-	if (atomic_dec_and_test(&io->pending))
+	if (bio_data_dir(io->bio) == READ) {
 		kc_read_end(io);
+	} else if (may_submit) {
+		kc_write_submit(io);
+	} else {
+		INIT_WORK(&io->part.work, kc_write_work);
+		queue_work(io->t->kd->crypt_wq, &io->part.work);
+	}
 }
 
 static void kc_read_endio(struct bio *bio)
@@ -425,19 +657,13 @@ static void kc_read_endio(struct bio *bio)
 		kc_read_end(io);
 		return;
 	}
-	kc_convert_init(io, io->iter, io->iter);
-	io->first_req_used = false;
+	kc_convert_init(io, bio, bio);
 	/* In other contexts ciphers do not work, or only asynchronously. */
-	if (likely(!in_hardirq() && !irqs_disabled() && crypto_simd_usable())) {
-		io->first_req_used = true;
-		if (likely(kc_decrypt(io, &io->req))) {
-			if (atomic_dec_and_test(&io->pending))
-				kc_read_end(io);
-			return;
-		}
-	}
-	INIT_WORK(&io->work, kc_decrypt_work);
-	queue_work(io->t->kd->crypt_wq, &io->work);
+	if (likely(!in_hardirq() && !irqs_disabled() && crypto_simd_usable()) &&
+	    likely(kc_decrypt(&io->part, NULL)))
+		kc_part_end(&io->part, false);
+	else
+		kc_part_queue(&io->part);
 }
 
 /**
@@ -450,7 +676,7 @@ void kc_crypt_read(struct kc_io *io)
 {
 	struct bio *bio = io->bio;
 
-	io->iter = bio->bi_iter;
+	io->part.in = bio->bi_iter;
 	io->end_io = bio->bi_end_io;
 	io->private = bio->bi_private;
 	bio->bi_end_io = kc_read_endio;

@@ -226,7 +226,7 @@ static void kc_read_slow(struct kc_io *io)
 
 static void kc_io_work(struct work_struct *work)
 {
-	struct kc_io *io = container_of(work, struct kc_io, work);
+	struct kc_io *io = container_of(work, struct kc_io, part.work);
 
 	if (bio_data_dir(io->bio) == READ)
 		kc_read_slow(io);
@@ -244,9 +244,9 @@ static void kc_io_work(struct work_struct *work)
  */
 void kc_io_queue(struct kc_io *io)
 {
-	INIT_WORK(&io->work, kc_io_work);
+	INIT_WORK(&io->part.work, kc_io_work);
 	queue_work(io->stage == KC_STAGE_DRAIN ? io->t->kd->drain_wq :
-						 io->t->kd->slow_wq, &io->work);
+						 io->t->kd->slow_wq, &io->part.work);
 }
 
 static void kc_flush_endio(struct bio *bio)
@@ -391,6 +391,7 @@ static void kc_dev_free(struct kc_dev *kd)
 		destroy_workqueue(kd->drain_wq);
 	if (kd->crypt_wq)
 		destroy_workqueue(kd->crypt_wq);
+	kc_crypt_cache_exit(kd);
 	kc_ids_free(kd);
 	kc_keymap_exit(kd);
 	kc_journal_exit(kd);
@@ -434,13 +435,14 @@ static struct kc_dev *kc_dev_alloc(struct dm_target *ti, struct block_device *bd
 		goto free;
 	}
 	kd->meta_buf = (u8 *)__get_free_page(GFP_KERNEL);
-	if (!kd->meta_buf || mempool_init_page_pool(&kd->load_pool, 2, 0))
+	if (!kd->meta_buf || mempool_init_page_pool(&kd->load_pool, 2, 0) ||
+	    kc_crypt_cache_init(kd))
 		goto free;
 	kd->slow_wq = alloc_workqueue("kc_slow/%s", WQ_MEM_RECLAIM | WQ_UNBOUND,
 				      0, dm_device_name(kd->md));
 	kd->drain_wq = alloc_workqueue("kc_drain/%s", WQ_MEM_RECLAIM | WQ_UNBOUND,
 				       0, dm_device_name(kd->md));
-	kd->crypt_wq = alloc_workqueue("kc_crypt/%s", WQ_MEM_RECLAIM | WQ_CPU_INTENSIVE,
+	kd->crypt_wq = alloc_workqueue("kc_crypt/%s", WQ_MEM_RECLAIM | WQ_UNBOUND,
 				       0, dm_device_name(kd->md));
 	kd->journal_wq = alloc_ordered_workqueue("kc_journal/%s", WQ_MEM_RECLAIM,
 						 dm_device_name(kd->md));

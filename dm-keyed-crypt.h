@@ -50,6 +50,7 @@ struct kc_dev;
 struct kc_io;
 struct kc_mapblk;
 struct kc_keyslot;
+struct kc_page_cache;
 
 /* ---- iv.c: IV generators and cipher specifications ---- */
 
@@ -519,8 +520,10 @@ enum kc_mode {
  * @journal:	the journal
  * @slow_wq:	bios that must wait for a map block; freeing of keyslots
  * @drain_wq:	bios that hold one and must wait for others
- * @crypt_wq:	decryption that cannot be done where the read completed
+ * @crypt_wq:	conversion by other processors, or that cannot be done where a read
+ *		completed
  * @journal_wq:	the journal worker
+ * @page_cache:	bounce pages for the next writes
  * @wait_ref:	for keyslots to be freed
  * @nr_keyslots: loaded keys not yet freed
  * @locked_reads: reads failed for a missing key
@@ -585,6 +588,8 @@ struct kc_dev {
 	struct workqueue_struct *crypt_wq;
 	struct workqueue_struct *journal_wq;
 
+	struct kc_page_cache __percpu *page_cache;
+
 	wait_queue_head_t wait_ref;
 	atomic_t nr_keyslots;
 
@@ -641,6 +646,7 @@ struct kc_target {
 /**
  * struct kc_req - one block under way in the crypto API
  * @io:		whose it is
+ * @pooled:	from the pool, to be freed
  * @sg_in:	source
  * @sg_out:	destination
  * @iv:		initialization vector
@@ -648,16 +654,49 @@ struct kc_target {
  */
 struct kc_req {
 	struct kc_io *io;
+	bool pooled;
 	struct scatterlist sg_in;
 	struct scatterlist sg_out;
 	u8 iv[KC_MAX_IV_SIZE] __aligned(CRYPTO_MINALIGN);
 	struct skcipher_request req;
 };
 
+/**
+ * struct kc_part - a bio's data, or a part of it, under conversion
+ * @io:		whose it is
+ * @next:	further parts
+ * @nr:		blocks
+ * @handed:	of these, the ones an asynchronous driver has got
+ * @alone:	there are no other parts
+ * @req_used:	the crypto API may still have @req
+ * @work:	conversion elsewhere; of a bio's own part, the slow path too
+ * @in:		what is left of the source; of a bio's own part, set before the bio
+ *		goes down
+ * @out:	and of the destination
+ * @sector:	and the IV's sector number
+ * @req:	first request; the transform's context lies behind
+ */
+struct kc_part {
+	struct kc_io *io;
+	struct kc_part *next;
+	unsigned int nr;
+	unsigned int handed;
+	bool alone;
+	bool req_used;
+	struct work_struct work;
+	struct bvec_iter in;
+	struct bvec_iter out;
+	u64 sector;
+	struct kc_req req;	/* last */
+};
+
 enum kc_io_stage {
 	KC_STAGE_START,		/* find its map block, split, claim */
 	KC_STAGE_DRAIN,		/* wait for the map block to be quiet */
 };
+
+/* Pages of a write whose bio need not be allocated. */
+#define KC_SMALL_VECS	4
 
 /**
  * struct kc_io - a bio under way, in its per-bio data
@@ -673,21 +712,18 @@ enum kc_io_stage {
  * @change:	it changes the key map
  * @reassign:	of blocks that were assigned
  * @intent:	its intent is in the journal
- * @first_req_used: the crypto API may still have @req
  * @stage:	where the slow path goes on
  * @list:	parked, or waiting for a commit
- * @work:	slow path, or decryption
- * @iter:	a read's data, saved before the bio went down
  * @end_io:	a read's completion, saved
  * @private:	a read's bi_private, saved
  * @clone:	a write's ciphertext
- * @in:		conversion: what is left of the source
- * @out:	and of the destination
- * @sector:	and the IV's sector number
- * @pending:	requests under way, and one for the submitter
+ * @cpu:	whose bounce pages it has
+ * @small_clone: @clone of a small write
+ * @small_vecs:	its pages
+ * @pending:	blocks and parts not yet converted
  * @status:	what it ends with
  * @seq:	a flush: journal blocks before it become durable
- * @req:	first request; the transform's context lies behind
+ * @part:	conversion, all of it or the first part
  */
 struct kc_io {
 	struct kc_target *t;
@@ -702,24 +738,24 @@ struct kc_io {
 	bool change;
 	bool reassign;
 	bool intent;
-	bool first_req_used;
 	u8 stage;
 	struct list_head list;
-	struct work_struct work;
 
-	struct bvec_iter iter;
 	bio_end_io_t *end_io;
 	void *private;
 	struct bio *clone;
-	struct bvec_iter in;
-	struct bvec_iter out;
-	u64 sector;
+	unsigned int cpu;
+	struct bio small_clone;
+	struct bio_vec small_vecs[KC_SMALL_VECS];
 	atomic_t pending;
 	blk_status_t status;
 	u64 seq;
-	struct kc_req req;	/* last */
+	struct kc_part part;	/* last */
 };
 
+int kc_crypt_cache_init(struct kc_dev *kd);
+void kc_crypt_cache_exit(struct kc_dev *kd);
+void kc_crypt_trim(struct kc_dev *kd, bool all);
 int kc_crypt_init(struct kc_target *t);
 void kc_crypt_exit(struct kc_target *t);
 void kc_crypt_write(struct kc_io *io);

@@ -866,6 +866,7 @@ void kc_keys_watch(struct work_struct *work)
 	if (!kd->live && kd->sealed_ok && kc_keymap_forget(kd))
 		kc_seal_wipe(kd);
 	mutex_unlock(&kd->lock);
+	kc_crypt_trim(kd, false);
 	queue_delayed_work(system_unbound_wq, &kd->watch, KC_WATCH_INTERVAL);
 }
 
