@@ -11,7 +11,7 @@ TESTS	?= $(wildcard tests/*.t)
 export KERNEL
 
 .DEFAULT_GOAL := module
-.PHONY: help module failinject install setup check check-crash check-damage check-long check-model demo shell bench bench-programs clean distclean
+.PHONY: help module failinject install setup check check-arch check-crash check-damage check-long check-model demo shell bench bench-programs clean distclean
 
 help:
 	@echo 'make [module]  build dm-keyed-crypt.ko; KDIR=<kernel headers>, default the newest installed'
@@ -22,6 +22,7 @@ help:
 	@echo 'make check-crash  20,000 crash states and 50 power cuts; KC_STATES, KC_CUTS, KC_SEED'
 	@echo 'make check-long  random I/O for ten minutes while everything changes; KC_SECONDS, KC_SEED'
 	@echo 'make lint      static checks only: gcc, sparse, coccinelle, checkpatch and others'
+	@echo 'make check-arch  tests on arm64, armhf and s390x, and disks carried between them (hours); ARCHES'
 	@echo 'make demo      the same for a short show of what the target does'
 	@echo 'make bench     compare with dm-crypt, in a VM, by instruction count (20 minutes);'
 	@echo '               CASE="<pattern> ..." for some cases, CIPHER=aes|adiantum|free'
@@ -77,6 +78,13 @@ check-crash check-long: setup
 
 lint: setup
 	@tests/check tests/03-lint.t
+
+# Tests on emulated machines of other architectures
+ARCHES ?= arm64 armhf s390x
+check-arch: setup
+	+@$(MAKE) --no-print-directory module
+	@tests/arch/setup $(ARCHES)
+	@tests/arch/check $(ARCHES)
 
 demo: setup
 	+@$(MAKE) --no-print-directory module

@@ -27,7 +27,7 @@ import sys
 import time
 
 BLOCK = 4096
-SYS_KEYCTL = 250  # x86_64
+SYS_KEYCTL = {"x86_64": 250, "aarch64": 219, "armv7l": 311, "s390x": 280}[os.uname().machine]
 KEYCTL = {"revoke": 3, "unlink": 9, "timeout": 15, "invalidate": 21}
 
 libc = ctypes.CDLL(None, use_errno=True)

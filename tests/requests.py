@@ -246,7 +246,8 @@ def check_holes():
         kc.same(what + ": and zeros", kc.read(dev, 0, 8 << 20), bytes(expected))
         before = kc.disk_stat(DATA)
         kc.read(dev, 1 << 20, 6 << 20)
-        kc.equal(what + ": with no read of the disk", data_io(before), [0] * 6)
+        # the timer may commit meanwhile, so writes do not count
+        kc.equal(what + ": with no read of the disk", data_io(before)[:2], [0, 0])
         if what == "discarded":
             kc.equal("a discarded block is nobody's: no reassignment", kc.status("kc").split()[8], reassigned)
     kc.write(dev, 1 << 20, data[:1 << 20], uid=1001)
