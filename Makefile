@@ -11,7 +11,7 @@ TESTS	?= $(wildcard tests/*.t)
 export KERNEL
 
 .DEFAULT_GOAL := module
-.PHONY: help module failinject install setup check check-arch check-crash check-damage check-long check-model demo shell bench bench-programs clean distclean
+.PHONY: help module failinject install setup check check-arch check-crash check-damage check-long check-model demo shell bench bench-smp bench-programs clean distclean
 
 help:
 	@echo 'make [module]  build dm-keyed-crypt.ko; KDIR=<kernel headers>, default the newest installed'
@@ -25,7 +25,9 @@ help:
 	@echo 'make check-arch  tests on arm64, armhf and s390x, and disks carried between them (hours); ARCHES'
 	@echo 'make demo      the same for a short show of what the target does'
 	@echo 'make bench     compare with dm-crypt, in a VM, by instruction count (20 minutes);'
-	@echo '               CASE="<pattern> ..." for some cases, CIPHER=aes|adiantum|free'
+	@echo '               CASE="<pattern> ..." for some cases, CIPHER=aes|adiantum|free;'
+	@echo '               DEV=<disk> in real time on a disk of this machine, which is overwritten'
+	@echo 'make bench-smp the same in real time, with two processors'
 	@echo 'make shell     a shell in a VM with the module loaded and a disk to play with'
 	@echo 'make setup     only install what the other targets need (apt-get, as root or with sudo)'
 	@echo 'make clean     remove what kbuild made'
@@ -90,10 +92,11 @@ demo: setup
 	+@$(MAKE) --no-print-directory module
 	@tests/demo
 
-bench:
+bench-smp: BENCHFLAGS += --smp
+bench bench-smp:
 	@tests/setup 'gnuplot-nox: to plot benchmarks'
 	+@$(MAKE) --no-print-directory bench-programs
-	@tests/bench/bench $(BENCHFLAGS) --cipher '$(CIPHER)' -- $(foreach c,$(CASE),'$(c)')
+	@tests/bench/bench $(BENCHFLAGS) $(if $(DEV),--dev '$(DEV)') --cipher '$(CIPHER)' -- $(foreach c,$(CASE),'$(c)')
 
 # The cipher without cost is for benchmarks alone: nothing else builds or installs it.
 bench-programs: module build/bench/io

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the benchmarks in the VM share: modules, tables, the load generator, figures."""
 
+import errno
 import fnmatch
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import kc  # noqa: E402
@@ -20,12 +23,18 @@ CIPHERS = {
 }
 CONTESTANTS = "raw", "crypt", "crypt-nowq", "keyed"
 OUT = os.environ.get("KC_OUT", ".")
-SMP = bool(os.environ.get("KC_BENCH_SMP"))
-IO = "/run/kc-bench-io"
+DEV = os.environ.get("KC_BENCH_DEV")  # a device of this very machine
+SMP = bool(DEV or os.environ.get("KC_BENCH_SMP"))  # wall-clock time
+IO = ""
+KEY = "kc-bench:"
+keys = set()
+
+
+began = time.monotonic()
 
 
 def note(text):
-    print("#", text, file=sys.stderr, flush=True)
+    print("# %8.3f" % (time.monotonic() - began), text, file=sys.stderr, flush=True)
 
 
 def figure(case, cipher, contestant, unit, value, **more):
@@ -52,11 +61,26 @@ def chosen(cases):
 def ciphers(*names):
     """Those of the given short names that CIPHER= leaves."""
     only = os.environ.get("KC_BENCH_CIPHER", "").split()
-    return [n for n in names or CIPHERS if not only or n in only]
+    return [n for n in names or CIPHERS if (not only or n in only) and not (DEV and n == "free")]
 
 
-def setup(free=True):
+def add_key(name, payload):
+    keys.add(kc.add_key("logon", KEY + name, payload))
+
+
+def cleanup():
+    """Where this is not a VM that goes away, too."""
+    while keys:
+        kc.unlink_key(keys.pop())
+
+
+def setup():
     """Loads the modules and fetches what is needed while figures are taken."""
+    global IO
+    IO = OUT + "/io"
+    if not DEV:
+        # not by 9p while figures are taken
+        IO = shutil.copy(IO, "/run/kc-bench-io")
     # The fast implementations register only when they are there before the first use.
     for module in "cryptd", "aesni_intel", "chacha_x86_64", "nhpoly1305_avx2", "nhpoly1305_sse2":
         subprocess.run(("modprobe", "-q", module))
@@ -66,15 +90,13 @@ def setup(free=True):
                           stdout=subprocess.PIPE, text=True).stdout.strip()
     for module in filter(None, deps.split(",")):
         call("modprobe", module)
-    call("insmod", OUT + "/dm-keyed-crypt.ko")
-    if free:
+    if not os.path.exists("/sys/module/dm_keyed_crypt"):
+        call("insmod", OUT + "/dm-keyed-crypt.ko")
+    if not DEV:
         call("insmod", OUT + "/freecipher.ko")
-    shutil.copy(OUT + "/io", IO)
-    os.chmod(IO, 0o755)
     for n in CIPHERS.values():
-        kc.add_key("logon", "kc:bench%d" % n[1], bytes(range(n[1])))
-        kc.add_key("logon", "kc:alice%d" % n[1], bytes(range(1, n[1] + 1)))
-        kc.add_key("logon", "kc:bob%d" % n[1], bytes(range(2, n[1] + 2)))
+        for i, who in enumerate(("device", "alice", "bob")):
+            add_key("%s%d" % (who, n[1]), bytes(range(i, n[1] + i)))
 
 
 def patient(what, *args):
@@ -114,3 +136,66 @@ def io(device, *args, passes=1):
     if os.environ.get("KC_BENCH_VERBOSE"):
         note("%s: %s" % (" ".join(cmd[1:]), [line[0] for line in lines]))
     return median([line[0] for line in lines]), lines[0][1]
+
+
+def remove(name):
+    """A mapped device; where udev is, it may still be looking at it."""
+    for _ in range(50):
+        try:
+            kc.remove(name)
+            return
+        except OSError as e:
+            if e.errno != errno.EBUSY:
+                raise
+            time.sleep(0.1)
+    kc.remove(name)
+
+
+def put(path, value):
+    with open(path, "w") as f:
+        f.write(str(value))
+
+
+def new_node(name):
+    """Device node of a disk that has just come; there is no udev."""
+    path = "/dev/" + name
+    if not os.path.exists(path):
+        with open("/sys/block/%s/dev" % name) as f:
+            major, minor = f.read().strip().split(":")
+        os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(int(major), int(minor)))
+    return path
+
+
+def drop_caches():
+    os.sync()
+    put("/proc/sys/vm/drop_caches", 3)
+    # Per-CPU slabs and empty ones kept for later
+    for cache in os.listdir("/sys/kernel/slab"):
+        try:
+            put("/sys/kernel/slab/%s/shrink" % cache, 1)
+        except OSError:
+            pass
+
+
+def kernel_memory(quick=False):
+    """Bytes of memory that are neither free nor a process's nor page cache. Exact to a page, but the
+    last objects of a slab hold all of it; quick: to some pages."""
+    if not quick:
+        drop_caches()
+        open("/proc/sys/vm/stat_refresh").read()
+    used = 0
+    with open("/proc/zoneinfo") as f:
+        for line in f:
+            words = line.split()
+            if words[0] == "managed":
+                used += int(words[1])
+            elif words[:2] == ["pages", "free"]:
+                used -= int(words[2])
+            elif words[0] == "count:":
+                used -= int(words[1])
+    with open("/proc/vmstat") as f:
+        for line in f:
+            name, value = line.split()
+            if name in ("nr_file_pages", "nr_anon_pages"):
+                used -= int(value)
+    return used * 4096
