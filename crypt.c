@@ -428,7 +428,8 @@ void kc_crypt_trim(struct kc_dev *kd, bool all)
  * kc_crypt_cache_init() - the bounce pages a device keeps
  * @kd:		the device
  *
- * Process context.  Return: 0 or -ENOMEM.
+ * Process context.
+ * Return: 0 or -ENOMEM.
  */
 int kc_crypt_cache_init(struct kc_dev *kd)
 {

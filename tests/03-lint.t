@@ -14,6 +14,9 @@ ignored() { # file
 	echo UNCOMMENTED_DEFINITION
 	# gcc wants those that it calls unnecessary: a == (b == c).
 	echo UNNECESSARY_PARENTHESES
+	# A program has no kernel types and macros; and its options may be lines of a table.
+	[[ $1 != tests/* || -e ${1%/*}/Kbuild ]] || echo PREFER_KERNEL_TYPES PREFER_DEFINED_ATTRIBUTE_MACRO \
+		PREFER_FALLTHROUGH EMBEDDED_FUNCTION_NAME TRAILING_STATEMENTS
 	case $1 in
 	compat.h)
 		# Versions are what this file is about; it takes LINUX_VERSION_CODE for a constant, a macro's
@@ -31,20 +34,18 @@ ignored() { # file
 	tests/failinject/failinject.c)
 		# Declares what it defines in assembler
 		echo AVOID_EXTERNS ;;
-	tests/*.c)
-		# A program has no kernel types and macros.
-		echo PREFER_KERNEL_TYPES PREFER_DEFINED_ATTRIBUTE_MACRO EMBEDDED_FUNCTION_NAME ;;
 	esac
 }
 
 # Every checker below looks at the files in the folder it is called in, prints its findings as
 # "<file>:<line>..." and nothing else.
 
-# The module and what makes it fail, compiled with more warnings, and looked at by sparse
+# The module and those that tests use, compiled with more warnings, and looked at by sparse
 build() {
 	local dir
 
-	for dir in . tests/failinject; do
+	for dir in . tests/*/Kbuild; do
+		dir=${dir%/Kbuild}
 		# not a part of a make this test may be run from
 		env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -k -C "$headers" M="$(realpath "$dir")" \
 			W=1 C=2 CF=-D__CHECK_ENDIAN__ modules
@@ -69,14 +70,14 @@ check_coccinelle() {
 			bash "$linux/scripts/coccicheck" || echo 'coccicheck:0: failed'
 	} 2>&1 | grep -E '^[^ ]+:[0-9]+[:-]' |
 		# DMEMIT() changes sz, and a program has no max().
-		grep -vE 'Unneeded variable: "sz"|^\./tests/[^/]*: WARNING opportunity for (min|max)\(\)' |
+		grep -vE 'Unneeded variable: "sz"|^\./tests/[^:]*:[-0-9:]+ WARNING opportunity for (min|max)\(\)' |
 		sed 's|^\./||'
 }
 
 check_checkpatch() {
 	local f
 
-	for f in *.[ch] tests/*.c tests/failinject/*.c; do
+	for f in *.[ch] tests/*.c tests/*/*.c; do
 		[[ $f != *.mod.c ]] || continue
 		perl "$linux/scripts/checkpatch.pl" --no-tree --strict --terse --show-types --no-summary \
 			--ignore "$(ignored "$f" | tr -s ' \n' ,)" -f "$f" 2>&1
@@ -84,16 +85,20 @@ check_checkpatch() {
 }
 
 check_kernel_doc() {
-	perl "$linux/scripts/kernel-doc" -none -v *.[ch] tests/failinject/*.c 2>&1 |
+	perl "$linux/scripts/kernel-doc" -none -v *.[ch] tests/*/*.c 2>&1 |
 		grep -vE ': info: |^[0-9]+ warnings'
 }
 
 check_analyzer() {
-	gcc -O2 -Wall -Wextra -fanalyzer -c -o /dev/null tests/fsx.c 2>&1 | grep -E 'warning|error'
+	local f
+
+	for f in "${programs[@]}"; do
+		gcc -O2 -Wall -Wextra -fanalyzer -c -o /dev/null "$f" 2>&1
+	done | grep -E 'warning|error'
 }
 
 check_pyflakes() {
-	pyflakes3 tests/*.py 2>&1
+	pyflakes3 tests/*.py tests/*/*.py 2>&1
 }
 
 check_docutils() {
@@ -111,28 +116,21 @@ check_versions() {
 
 # A copy of what is checked; objects of other builds stay out
 copy() { # folder
-	local d
+	local f
 
-	for d in . tests tests/failinject Documentation; do
-		mkdir -p "$1/$d"
+	mkdir "$1"
+	for f in Kbuild *.[ch] tests/*.c tests/*.py tests/*/*.[ch] tests/*/*.py tests/*/Kbuild Documentation/*.rst; do
+		[[ $f == *.mod.c ]] || cp --parents "$f" "$1"
 	done
-	(
-		cd "$KC_TOP" || exit
-		cp Kbuild *.[ch] "$1"
-		rm -f "$1"/*.mod.c
-		cp tests/*.c tests/*.py "$1/tests"
-		cp tests/failinject/Kbuild tests/failinject/failinject.c "$1/tests/failinject"
-		cp Documentation/*.rst "$1/Documentation"
-	)
 }
 
 # One fault for each checker at the end of every file of its kind
 spoil() { # folder
 	local f name
 
-	for f in "$1"/*.c "$1"/tests/failinject/*.c; do
+	for f in "${module[@]}"; do
 		name=$(basename "$f" .c)
-		cat >> "$f" <<-EOC
+		cat >> "$1/$f" <<-EOC
 
 		#include <linux/slab.h>
 
@@ -148,8 +146,8 @@ spoil() { # folder
 		}
 		EOC
 	done
-	for f in "$1"/tests/*.c; do
-		cat >> "$f" <<-EOC
+	for f in "${programs[@]}"; do
+		cat >> "$1/$f" <<-EOC
 
 		int kc_fault(void);
 		int kc_fault(void)
@@ -162,7 +160,7 @@ spoil() { # folder
 		}
 		EOC
 	done
-	for f in "$1"/tests/*.py; do
+	for f in "$1"/tests/*.py "$1"/tests/*/*.py; do
 		printf '\nimport this_is_not_used\n' >> "$f"
 	done
 	for f in "$1"/Documentation/*.rst; do
@@ -186,7 +184,7 @@ lint() {
 }
 
 host_main() {
-	local linux headers module programs
+	local linux headers module=() programs=() f
 
 	# shellcheck source=tests/kernel.sh
 	. "$KC_TESTS/kernel.sh"
@@ -194,19 +192,25 @@ host_main() {
 	headers=$(kernel_headers)
 	[[ -e $linux/scripts/checkpatch.pl ]] || bail "no $linux/scripts: run tests/setup lint"
 	[[ $headers ]] || bail "no kernel headers: run tests/setup"
+	shopt -s nullglob
+	cd "$KC_TOP" || bail "no $KC_TOP"
 	copy "$VM_DIR/good"
 	copy "$VM_DIR/bad"
-	spoil "$VM_DIR/bad"
 	cd "$VM_DIR/good" || bail "no copy"
-	shopt -s nullglob
-	module=(*.c tests/failinject/*.c)
-	programs=(tests/*.c)
+	for f in *.c tests/*.c tests/*/*.c; do
+		if [[ $f != tests/* || -e ${f%/*}/Kbuild ]]; then
+			module+=("$f")
+		else
+			programs+=("$f")
+		fi
+	done
+	spoil "$VM_DIR/bad"
 	one_cocci=$linux/scripts/coccinelle/free/ifnullfree.cocci \
 		lint coccinelle check_coccinelle 'NULL check before' "${module[@]}"
 	lint "checkpatch --strict" check_checkpatch :SPACING: "${module[@]}" "${programs[@]}"
 	lint kernel-doc check_kernel_doc "'p' not described" "${module[@]}"
 	lint "gcc -fanalyzer" check_analyzer 'Wanalyzer-possible-null-dereference' "${programs[@]}"
-	lint pyflakes check_pyflakes 'this_is_not_used' tests/*.py
+	lint pyflakes check_pyflakes 'this_is_not_used' tests/*.py tests/*/*.py
 	lint "rst2html --strict" check_docutils 'nosuch' Documentation/*.rst
 	lint "the search for kernel versions outside of compat.h" check_versions KERNEL_VERSION \
 		*.c
