@@ -117,14 +117,19 @@ static KC_CRYPTO_DONE(kc_convert_done, arg)
 		kc_convert_end(io, false);
 }
 
-static void kc_req_init(struct kc_req *req, struct kc_io *io)
+/* What sg_init_table() does, with less ado */
+static void kc_sg_init(struct scatterlist *sg)
+{
+	*sg = (struct scatterlist){};
+	sg_init_marker(sg, 1);
+}
+
+static void kc_req_init(struct kc_req *req, struct kc_io *io, bool in_place)
 {
 	req->io = io;
-	/* What sg_init_table() does, with less ado */
-	req->sg_in = (struct scatterlist){};
-	req->sg_out = (struct scatterlist){};
-	sg_init_marker(&req->sg_in, 1);
-	sg_init_marker(&req->sg_out, 1);
+	kc_sg_init(&req->sg_in);
+	if (!in_place)
+		kc_sg_init(&req->sg_out);
 	skcipher_request_set_tfm(&req->req, io->ks->tfm);
 	skcipher_request_set_callback(&req->req, CRYPTO_TFM_REQ_MAY_BACKLOG,
 				      kc_convert_done, req);
@@ -186,7 +191,7 @@ static bool kc_convert(struct kc_part *part, struct bio *src, struct bio *dst,
 				return false;
 			req->pooled = true;
 		}
-		kc_req_init(req, io);
+		kc_req_init(req, io, src == dst);
 		do
 			r = kc_convert_block(part, req, src, dst);
 		while (!r && part->in.bi_size);
@@ -235,7 +240,7 @@ static bool kc_decrypt(struct kc_part *part, struct kc_req *spare)
 }
 
 /* A part has been converted, or handed to the driver. */
-static void kc_part_end(struct kc_part *part, bool may_submit)
+static inline void kc_part_end(struct kc_part *part, bool may_submit)
 {
 	struct kc_io *io = part->io;
 
@@ -617,10 +622,13 @@ void kc_crypt_write(struct kc_io *io)
 
 /* ---- reads ---- */
 
+/* bio_endio() has been through with the bio once and need not see it again. */
 static void kc_read_end(struct kc_io *io)
 {
 	kc_io_release(io);
-	kc_io_end(io, io->status);
+	if (unlikely(io->status))
+		io->bio->bi_status = io->status;
+	io->bio->bi_end_io(io->bio);
 }
 
 static void kc_write_work(struct work_struct *work)

@@ -113,6 +113,7 @@ static void kc_change_start(struct kc_io *io, bool may_wait)
 
 	io->change = false;
 	io->reassign = false;
+	io->intent = false;
 	io->stage = KC_STAGE_START;
 	io->mb = kc_mapblk_get_fast(kd, index);
 	if (!io->mb && !may_wait) {
@@ -295,8 +296,6 @@ static int kc_map(struct dm_target *ti, struct bio *bio)
 	io->mb = NULL;
 	io->ks = NULL;
 	io->change = false;
-	io->reassign = false;
-	io->intent = false;
 	io->stage = KC_STAGE_START;
 
 	/* dm core has taken the data off a flush. */

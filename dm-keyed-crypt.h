@@ -76,7 +76,32 @@ struct kc_cipher {
 
 int kc_cipher_parse(struct kc_cipher *cipher, const char *spec,
 		    const char **error);
-void kc_iv_gen(const struct kc_cipher *cipher, u8 *iv, u64 sector);
+/**
+ * kc_iv_gen() - make the IV of a sector
+ * @cipher:	says how
+ * @iv:		result, KC_MAX_IV_SIZE bytes, aligned to u64
+ * @sector:	sector number with iv_offset added, in units of the IV
+ *
+ * Any context.
+ */
+static inline void kc_iv_gen(const struct kc_cipher *cipher, u8 *iv, u64 sector)
+{
+	memset(iv, 0, KC_MAX_IV_SIZE);
+	switch (cipher->iv_mode) {
+	case KC_IV_PLAIN64:
+		*(__le64 *)iv = cpu_to_le64(sector);
+		break;
+	case KC_IV_PLAIN:
+		*(__le32 *)iv = cpu_to_le32(sector);
+		break;
+	case KC_IV_PLAIN64BE:
+		put_unaligned_be64(sector, iv + cipher->iv_size - sizeof(u64));
+		break;
+	case KC_IV_NULL:
+	case KC_IV_NONE:
+		break;
+	}
+}
 
 /* ---- seal.c: key derivation and sealing ---- */
 
@@ -373,10 +398,9 @@ void kc_keymap_exit(struct kc_dev *kd);
 void kc_keymap_resize(struct kc_dev *kd, unsigned int max_blocks);
 struct kc_mapblk *kc_mapblk_get_fast(struct kc_dev *kd, u32 index);
 struct kc_mapblk *kc_mapblk_get(struct kc_dev *kd, u32 index);
-void kc_mapblk_put(struct kc_dev *kd, struct kc_mapblk *mb);
 unsigned int kc_mapblk_run(struct kc_mapblk *mb, unsigned int first,
 			   unsigned int nr, u16 *slot);
-enum kc_claim kc_mapblk_claim_read(struct kc_io *io);
+enum kc_claim kc_mapblk_claim_read_slow(struct kc_io *io);
 enum kc_claim kc_mapblk_claim_write(struct kc_io *io, u16 slot);
 void kc_mapblk_drain(struct kc_io *io);
 void kc_mapblk_assign(struct kc_dev *kd, struct kc_mapblk *mb,
@@ -774,6 +798,29 @@ void kc_flush_submit(struct kc_io *io);
 
 int kc_message(struct kc_target *t, unsigned int argc, char **argv,
 	       char *result, unsigned int maxlen);
+
+/**
+ * kc_mapblk_put() - drop a map block
+ * @kd:		the device
+ * @mb:		the map block
+ *
+ * Any context.
+ */
+static inline void kc_mapblk_put(struct kc_dev *kd, struct kc_mapblk *mb)
+{
+	/* Somebody waits for io, or for a block to evict. */
+	if (atomic_dec_and_test(&mb->io) && wq_has_sleeper(&kd->keymap.wait))
+		wake_up_all(&kd->keymap.wait);
+}
+
+/* As kc_mapblk_claim_read_slow(), which decides when it is not plain. */
+static inline enum kc_claim kc_mapblk_claim_read(struct kc_io *io)
+{
+	/* with kc_mapblk_update_slow() */
+	if (likely(!smp_load_acquire(&io->mb->slow)))
+		return KC_CLAIM_OWN;
+	return kc_mapblk_claim_read_slow(io);
+}
 
 /* Does an entry say that its block has no content?  Any context. */
 static inline bool kc_slot_vacant(struct kc_dev *kd, u16 slot)

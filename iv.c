@@ -161,30 +161,3 @@ int kc_cipher_parse(struct kc_cipher *cipher, const char *spec,
 	crypto_free_skcipher(tfm);
 	return r;
 }
-
-/**
- * kc_iv_gen() - make the IV of a sector
- * @cipher:	says how
- * @iv:		result, KC_MAX_IV_SIZE bytes, aligned to u64
- * @sector:	sector number with iv_offset added, in units of the IV
- *
- * Any context.
- */
-void kc_iv_gen(const struct kc_cipher *cipher, u8 *iv, u64 sector)
-{
-	memset(iv, 0, KC_MAX_IV_SIZE);
-	switch (cipher->iv_mode) {
-	case KC_IV_PLAIN64:
-		*(__le64 *)iv = cpu_to_le64(sector);
-		break;
-	case KC_IV_PLAIN:
-		*(__le32 *)iv = cpu_to_le32(sector);
-		break;
-	case KC_IV_PLAIN64BE:
-		put_unaligned_be64(sector, iv + cipher->iv_size - sizeof(u64));
-		break;
-	case KC_IV_NULL:
-	case KC_IV_NONE:
-		break;
-	}
-}

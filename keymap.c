@@ -109,13 +109,6 @@ static struct hlist_head *kc_bucket(struct kc_keymap *map, u32 index)
 
 /* ---- finding map blocks ---- */
 
-static void kc_mapblk_put_io(struct kc_dev *kd, struct kc_mapblk *mb)
-{
-	/* Somebody waits for io, or for a block to evict. */
-	if (atomic_dec_and_test(&mb->io) && wq_has_sleeper(&kd->keymap.wait))
-		wake_up_all(&kd->keymap.wait);
-}
-
 static void kc_mapblk_unpin(struct kc_dev *kd, struct kc_mapblk *mb)
 {
 	if (atomic_dec_and_test(&mb->pins) && wq_has_sleeper(&kd->keymap.wait))
@@ -148,23 +141,11 @@ struct kc_mapblk *kc_mapblk_get_fast(struct kc_dev *kd, u32 index)
 			rcu_read_unlock();
 			return mb;
 		}
-		kc_mapblk_put_io(kd, mb);
+		kc_mapblk_put(kd, mb);
 		break;
 	}
 	rcu_read_unlock();
 	return NULL;
-}
-
-/**
- * kc_mapblk_put() - drop a map block
- * @kd:		the device
- * @mb:		the map block
- *
- * Any context.
- */
-void kc_mapblk_put(struct kc_dev *kd, struct kc_mapblk *mb)
-{
-	kc_mapblk_put_io(kd, mb);
 }
 
 /* Takes an unused clean map block out of the hash. */
@@ -322,7 +303,7 @@ again:
 			return mb;
 		}
 		/* Loading failed, or it was evicted before we got hold of it. */
-		kc_mapblk_put_io(kd, mb);
+		kc_mapblk_put(kd, mb);
 		goto again;
 	}
 	if (!kd->sealed_ok) {
@@ -447,27 +428,24 @@ static void kc_mapblk_restart(struct kc_dev *kd, struct list_head *waiters)
 }
 
 /**
- * kc_mapblk_claim_read() - may a read rely on the entries?
+ * kc_mapblk_claim_read_slow() - may a read rely on the entries?
  * @io:		the read, io->mb with its io taken
  *
  * Any context.
  * Return: KC_CLAIM_OWN, or KC_CLAIM_PARKED with the map block given away.
  */
-enum kc_claim kc_mapblk_claim_read(struct kc_io *io)
+enum kc_claim kc_mapblk_claim_read_slow(struct kc_io *io)
 {
 	struct kc_mapblk *mb = io->mb;
 	enum kc_claim claim = KC_CLAIM_OWN;
 	unsigned long flags;
 
-	/* with kc_mapblk_update_slow() */
-	if (likely(!smp_load_acquire(&mb->slow)))
-		return KC_CLAIM_OWN;
 	spin_lock_irqsave(&mb->lock, flags);
 	if (mb->draining || kc_mapblk_busy(mb, io->first, io->nr))
 		claim = kc_mapblk_park(io);
 	spin_unlock_irqrestore(&mb->lock, flags);
 	if (claim == KC_CLAIM_PARKED)
-		kc_mapblk_put_io(io->t->kd, mb);
+		kc_mapblk_put(io->t->kd, mb);
 	return claim;
 }
 
@@ -541,7 +519,7 @@ enum kc_claim kc_mapblk_claim_write(struct kc_io *io, u16 slot)
 unlock:
 	spin_unlock_irqrestore(&mb->lock, flags);
 	if (claim != KC_CLAIM_OWN)
-		kc_mapblk_put_io(kd, mb);
+		kc_mapblk_put(kd, mb);
 	return claim;
 }
 
