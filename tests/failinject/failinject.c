@@ -24,6 +24,7 @@
 #include <linux/module.h>
 #include <linux/spinlock.h>
 #include <linux/stacktrace.h>
+#include <asm/ibt.h>
 #include <asm/linkage.h>
 
 #ifndef CONFIG_X86_64
@@ -48,6 +49,7 @@ void failinject_return(void);
 asm(".pushsection .text\n"
 	".type failinject_return, @function\n"
 	"failinject_return:\n"
+	ASM_ENDBR
 	ASM_RET
 	".size failinject_return, .-failinject_return\n"
 	".popsection\n");
