@@ -512,7 +512,7 @@ static struct kc_dev *kc_dev_open(struct kc_target *t, struct block_device *bdev
 		goto free;
 	kc_meta_mend(kd);
 	list_add(&kd->list, &kc_devs);
-	queue_delayed_work(system_unbound_wq, &kd->watch, 0);
+	queue_delayed_work(kc_unbound_wq, &kd->watch, 0);
 	return kd;
 free:
 	kc_dev_free(kd);

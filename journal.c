@@ -118,6 +118,8 @@ static void kc_batch_endio(unsigned long error, void *context)
 	kc_batch_put(batch);
 }
 
+KC_DM_IO_DONE(kc_batch_endio)
+
 static int kc_write_snapshots(struct kc_dev *kd, struct kc_mapblk **mbs,
 			      unsigned int nr)
 {
@@ -132,7 +134,7 @@ static int kc_write_snapshots(struct kc_dev *kd, struct kc_mapblk **mbs,
 			.bi_opf = REQ_OP_WRITE | REQ_META,
 			.mem.type = DM_IO_VMA,
 			.mem.ptr.vma = buf,
-			.notify.fn = kc_batch_endio,
+			.notify.fn = kc_dm_io_done(kc_batch_endio),
 			.notify.context = &batch,
 			.client = kd->dm_io,
 		};

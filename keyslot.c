@@ -439,7 +439,7 @@ static struct kc_keyslot *kc_keyslot_find(struct kc_dev *kd, u16 slot)
 	struct kc_keyslot *ks = rcu_dereference(kd->ks[slot]);
 
 	if (ks && unlikely(key_validate(READ_ONCE(ks->key)))) {
-		mod_delayed_work(system_unbound_wq, &kd->watch, 0);
+		mod_delayed_work(kc_unbound_wq, &kd->watch, 0);
 		ks = NULL;
 	}
 	return ks;
@@ -867,7 +867,7 @@ void kc_keys_watch(struct work_struct *work)
 		kc_seal_wipe(kd);
 	mutex_unlock(&kd->lock);
 	kc_crypt_trim(kd, false);
-	queue_delayed_work(system_unbound_wq, &kd->watch, KC_WATCH_INTERVAL);
+	queue_delayed_work(kc_unbound_wq, &kd->watch, KC_WATCH_INTERVAL);
 }
 
 /**

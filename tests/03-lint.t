@@ -20,8 +20,9 @@ ignored() { # file
 	case $1 in
 	compat.h)
 		# Versions are what this file is about; it takes LINUX_VERSION_CODE for a constant, a macro's
-		# parameter that is a name for an expression, and typeof(&x) for an "and".
-		echo LINUX_VERSION_CODE CONSTANT_COMPARISON MACRO_ARG_PRECEDENCE SPACING ;;
+		# parameter that is a name for an expression, and knows nothing of _Generic.
+		echo LINUX_VERSION_CODE CONSTANT_COMPARISON MACRO_ARG_PRECEDENCE
+		echo CAMELCASE INDENTED_LABEL SPACING ;;
 	format.h)
 		# For programs too: they have neither __packed nor BIT_ULL().
 		echo PREFER_DEFINED_ATTRIBUTE_MACRO BIT_MACRO ;;
