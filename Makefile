@@ -3,15 +3,31 @@
 # `make help` lists the targets. The list of objects is kbuild's, in Kbuild.
 
 top	:= $(dir $(lastword $(MAKEFILE_LIST)))
+asked	:= $(KERNEL)
+ifdef KERNEL
+override KERNEL := $(shell $(top)tests/kernel.sh resolve $(KERNEL))
+KDIR	?= $(shell $(top)tests/kernel.sh headers-for $(KERNEL))
+else
 KDIR	?= $(shell $(top)tests/kernel.sh headers)
-KERNEL	?= $(shell $(top)tests/kernel.sh release $(KDIR))
+override KERNEL := $(shell $(top)tests/kernel.sh release $(KDIR))
+endif
 TESTS	?= $(wildcard tests/*.t)
 
 # The kernel the module is built for is the one its VM boots.
 export KERNEL
 
+# Modules for other kernels than the newest installed headers are built in a folder of their own, from
+# links to the sources; with the compiler that came with the kernel, if it was fetched.
+ifeq ($(filter-out file undefined,$(origin KDIR)),)
+KC_MODULES := $(shell KC_MODULES= KERNEL=$(KERNEL) $(top)tests/kernel.sh module-dir)
+else
+KC_MODULES := $(CURDIR)
+endif
+export KC_MODULES
+
 .DEFAULT_GOAL := module
-.PHONY: help module failinject install setup check check-arch check-crash check-damage check-long check-model demo shell bench bench-smp bench-programs clean distclean
+.PHONY: help module failinject install setup check check-arch check-crash check-damage check-long check-model \
+	check-kernels kernel-6.1 kernel-6.12 kernel-7 demo shell bench bench-smp bench-programs clean distclean
 
 help:
 	@echo 'make [module]  build dm-keyed-crypt.ko; KDIR=<kernel headers>, default the newest installed'
@@ -23,6 +39,9 @@ help:
 	@echo 'make check-long  random I/O for ten minutes while everything changes; KC_SECONDS, KC_SEED'
 	@echo 'make lint      static checks only: gcc, sparse, coccinelle, checkpatch and others'
 	@echo 'make check-arch  tests on arm64, armhf and s390x, and disks carried between them (hours); ARCHES'
+	@echo 'make check-kernels  make check on 6.1, 6.12 and the newest 7.x, one after another'
+	@echo 'make kernel-6.1 kernel-6.12 kernel-7  fetch one of these kernels, with headers and compiler, into build/'
+	@echo '               (not installed); KERNEL=6.12 makes module, check, demo, shell and others use it'
 	@echo 'make demo      the same for a short show of what the target does'
 	@echo 'make bench     compare with dm-crypt, in a VM, by instruction count (20 minutes);'
 	@echo '               CASE="<pattern> ..." for some cases, CIPHER=aes|adiantum|free;'
@@ -34,18 +53,26 @@ help:
 	@echo 'make distclean remove build/ as well: kernels, VM images, logs'
 
 # One kbuild at a time in this folder
-kbuild = mkdir -p build && flock build/.lock $(MAKE) -C $(KDIR) M=$(CURDIR)
+kbuild = mkdir -p build && PATH="$(CURDIR)/build/kernel/$(KERNEL)/usr/bin:$$PATH" \
+	flock build/.lock $(MAKE) -C $(KDIR) M=$(KC_MODULES)
 have_headers = @test -f Kbuild || { echo 'no Kbuild here' >&2; exit 1; }; \
-	test -n "$(KDIR)" || { echo 'no kernel headers found: make setup, or KDIR=<headers>' >&2; exit 1; }
+	test -n "$(KDIR)" || { echo 'no headers of kernel $(KERNEL): make setup, or KDIR=<headers>' >&2; exit 1; }
+
+# links to the sources in $(1), if modules are built in another folder
+link = @test $(KC_MODULES) = $(CURDIR) || { mkdir -p $(KC_MODULES)/$(1) && \
+	find $(KC_MODULES)/$(1) -maxdepth 1 -xtype l -delete && \
+	ln -sf $(filter-out %.mod.c,$(wildcard $(addprefix $(CURDIR)/$(1),Kbuild *.[ch]))) $(KC_MODULES)/$(1); }
 
 module:
 	$(have_headers)
+	$(call link,)
 	+@$(kbuild) modules
 
 # What makes allocations fail, for tests
 failinject:
 	$(have_headers)
-	+@mkdir -p build && flock build/.lock $(MAKE) -C $(KDIR) M=$(CURDIR)/tests/failinject modules
+	$(call link,tests/failinject/)
+	+@$(kbuild)/tests/failinject modules
 
 install: module
 	+@$(kbuild) modules_install
@@ -55,13 +82,15 @@ setup:
 	@tests/setup $(if $(filter check lint setup,$(MAKECMDGOALS)),lint)
 
 # A second make, since the first one read the default of KDIR before setup could install headers
+again = $(MAKE) --no-print-directory KERNEL=$(asked)
+
 check: setup
-	+@$(MAKE) --no-print-directory module failinject
+	+@$(again) module failinject
 	@tests/check $(TESTS)
 
 check-damage: export KC_IMAGES ?= 10000
 check-damage: setup
-	+@$(MAKE) --no-print-directory module
+	+@$(again) module
 	@tests/check tests/60-damage.t
 
 check-model: setup
@@ -75,7 +104,7 @@ check-long: export KC_SECONDS ?= 600
 check-long: TESTS = tests/80-long.t
 
 check-crash check-long: setup
-	+@$(MAKE) --no-print-directory module
+	+@$(again) module
 	@tests/check $(TESTS)
 
 lint: setup
@@ -84,12 +113,18 @@ lint: setup
 # Tests on emulated machines of other architectures
 ARCHES ?= arm64 armhf s390x
 check-arch: setup
-	+@$(MAKE) --no-print-directory module
+	+@$(again) module
 	@tests/arch/setup $(ARCHES)
 	@tests/arch/check $(ARCHES)
 
+kernel-6.1 kernel-6.12 kernel-7: kernel-%:
+	@tests/fetch-kernel $*
+
+check-kernels:
+	@TESTS="$(if $(filter-out file,$(origin TESTS)),$(TESTS))" tests/check-kernels 6.1 6.12 7
+
 demo: setup
-	+@$(MAKE) --no-print-directory module
+	+@$(again) module
 	@tests/demo
 
 bench-smp: BENCHFLAGS += --smp
@@ -100,21 +135,22 @@ bench bench-smp:
 
 # The cipher without cost is for benchmarks alone: nothing else builds or installs it.
 bench-programs: module build/bench/io
-	+@flock build/.lock $(MAKE) -C $(KDIR) M=$(CURDIR)/tests/freecipher modules
+	$(call link,tests/freecipher/)
+	+@$(kbuild)/tests/freecipher modules
 
 build/bench/io: tests/bench/io.c
 	@mkdir -p build/bench
 	$(CC) -O2 -Wall -Wextra -static -o $@ $<
 
 shell: setup
-	+@$(MAKE) --no-print-directory module
-	@mkdir -p build/vm/shell/out && cp dm-keyed-crypt.ko build/vm/shell/out
+	+@$(again) module
+	@mkdir -p build/vm/shell/out && cp $(KC_MODULES)/dm-keyed-crypt.ko build/vm/shell/out
 	@tests/vm --name shell --shell --timeout 1000000 --disk scratch=1G --mem 1G -- tests/guest/shell
 
 clean:
 	+@test -z "$(KDIR)" || $(kbuild) clean
-	+@test -z "$(KDIR)" || $(MAKE) -C $(KDIR) M=$(CURDIR)/tests/failinject clean
-	+@test -z "$(KDIR)" || $(MAKE) -C $(KDIR) M=$(CURDIR)/tests/freecipher clean
+	+@test -z "$(KDIR)" || $(kbuild)/tests/failinject clean
+	+@test -z "$(KDIR)" || $(kbuild)/tests/freecipher clean
 
 distclean: clean
 	rm -rf build

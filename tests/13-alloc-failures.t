@@ -13,9 +13,9 @@ VM_ARGS=(--disk data=16M --mem 768M --timeout 1200 --append rcupdate.rcu_expedit
 . "$KC_TESTS/python.sh"
 
 load_module
-[[ -e $KC_TESTS/failinject/failinject.ko ]] || bail 'failinject.ko is not built: make failinject'
+[[ -e $KC_OUT/failinject.ko ]] || bail 'failinject.ko is not built: make failinject'
 must modprobe brd rd_nr=1 rd_size=2048
-must insmod "$KC_TESTS/failinject/failinject.ko"
+must insmod "$KC_OUT/failinject.ko"
 run_python alloc_failures.py
 ok "the module can go" unload_module
 done_testing

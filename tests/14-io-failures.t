@@ -13,8 +13,8 @@ VM_ARGS=(--disk data=64M --disk meta=16M --mem 768M --timeout 900
 . "$KC_TESTS/python.sh"
 
 load_module
-[[ -e $KC_TESTS/failinject/failinject.ko ]] || bail 'failinject.ko is not built: make failinject'
-must insmod "$KC_TESTS/failinject/failinject.ko"
+[[ -e $KC_OUT/failinject.ko ]] || bail 'failinject.ko is not built: make failinject'
+must insmod "$KC_OUT/failinject.ko"
 run_python io_failures.py
 ok "the module can go" unload_module
 done_testing

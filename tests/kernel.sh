@@ -1,6 +1,7 @@
 #!/bin/bash
-# Where the kernels are: the headers a module is built against, and the image and the modules a
-# VM boots. Sourced by tests/setup and tests/vm; run, it prints the newest headers' folder.
+# Where the kernels are: the headers a module is built against, the image and the modules a VM boots,
+# and the folder the module for a kernel is in. Sourced by tests/setup, tests/vm and others; the
+# Makefile runs it.
 #
 # SPDX-License-Identifier: GPL-2.0-only
 
@@ -23,16 +24,69 @@ kernel_headers() {
 	done | sort -V -s -k1,1 | tail -n 1 | cut -d' ' -f2-
 }
 
+# kernel_resolve NAME: the release of that name, which may be the beginning of its version ("6.12"): that of
+# the newest installed headers, or one that tests/fetch-kernel fetched.
+kernel_resolve() {
+	local installed
+
+	if [[ ! $1 =~ ^[0-9]+(\.[0-9]+)?$ ]]; then
+		printf '%s\n' "$1"
+		return
+	fi
+	installed=$(kernel_release_of "$(kernel_headers)") || installed=''
+	if [[ $installed == "$1".* ]]; then
+		printf '%s\n' "$installed"
+	elif [[ -L $kc_build/kernel/$1 ]]; then
+		readlink "$kc_build/kernel/$1"
+	else
+		return 1
+	fi
+}
+
 # The release to boot: $KERNEL, else that of the newest headers.
 kernel_release() {
 	local h
 
 	if [[ ${KERNEL:-} ]]; then
-		printf '%s\n' "$KERNEL"
+		kernel_resolve "$KERNEL"
 		return
 	fi
 	h=$(kernel_headers)
 	[[ $h ]] && kernel_release_of "$h"
+}
+
+# kernel_headers_for RELEASE: the folder with its headers
+kernel_headers_for() {
+	local d
+
+	for d in "/lib/modules/$1/build" "/usr/src/linux-headers-$1" "$kc_build/kernel/$1/usr/src/linux-headers-$1"; do
+		if [[ $(kernel_release_of "$d") == "$1" ]]; then
+			printf '%s\n' "$d"
+			return 0
+		fi
+	done
+	return 1
+}
+
+# The folder the modules for the kernel to boot are built in: tests/arch's, or $KC_MODULES, which the Makefile sets, else the
+# top folder for the newest installed headers, and a folder each for other kernels
+kernel_module_dir() {
+	local release
+
+	if [[ ${KC_ARCH:-} ]]; then
+		printf '%s\n' "$kc_build/arch/$KC_ARCH/module"
+		return
+	fi
+	if [[ ${KC_MODULES:-} ]]; then
+		printf '%s\n' "$KC_MODULES"
+		return
+	fi
+	release=$(kernel_release) || release=''
+	if [[ ! $release || $release == "$(KERNEL='' kernel_release)" ]]; then
+		printf '%s\n' "$kc_root"
+	else
+		printf '%s\n' "$kc_build/module/$release"
+	fi
 }
 
 # The folders a kernel may live in: the host's own (unless KC_NO_HOST_KERNEL is set), then those
@@ -83,6 +137,9 @@ kernel_modules() {
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
 	case ${1:-headers} in
 	headers) kernel_headers ;;
+	headers-for) kernel_headers_for "$2" || : ;;
 	release) kernel_release_of "$2" ;;
+	resolve) kernel_resolve "$2" || printf '%s\n' "$2" ;;
+	module-dir) kernel_module_dir ;;
 	esac
 fi

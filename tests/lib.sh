@@ -301,7 +301,7 @@ vm_boot() {
 vm_boots=0
 
 kc_host() {
-	local phase ko
+	local phase modules ko
 
 	# The checkout may be anywhere: what the host needs is found by name.
 	VM_DIR=$KC_TOP/build/vm/test${KC_ARCH:+-$KC_ARCH}/$KC_NAME
@@ -315,10 +315,10 @@ kc_host() {
 	rm -rf "$VM_DIR"
 	mkdir -p "$VM_OUT"
 	# This very build, whatever is built while the test runs
-	ko=$KC_TOP/${KC_ARCH:+build/arch/$KC_ARCH/module/}dm-keyed-crypt.ko
-	if [[ -e $ko ]]; then
-		cp "$ko" "$VM_OUT/"
-	fi
+	modules=$("$KC_TESTS/kernel.sh" module-dir)
+	for ko in "$modules"/{,tests/failinject/}*.ko; do
+		[[ ! -e $ko ]] || cp "$ko" "$VM_OUT/"
+	done
 	if declare -F host_main >/dev/null; then
 		host_main
 	else
