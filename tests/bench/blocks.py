@@ -77,7 +77,7 @@ class Device:
                 kc.message(NAME, "owner add alice %d %s" % (ALICE, key(cipher, "alice")))
                 kc.message(NAME, "owner add bob %d %s" % (BOB, key(cipher, "bob")))
         if fill:
-            io(self.path, "-w", "-b", MIB, "-l", fill, "-Y", "-u", ALICE)
+            io(self.path, "-w", "-b", MIB, "-l", fill, "-Y", "-u", ALICE, whole=True)
 
     def __enter__(self):
         return self
@@ -123,9 +123,11 @@ GRID = {}
 
 
 def add_to_grid(name, flags, size, qd):
-    amount = max(4 * MIB, 8 * size, 32 * size * (qd > 1))
-    passes = 2 if amount > 16 * MIB else 3
-    GRID["%s-qd%d" % (name, qd)] = (flags + ["-q", qd], size, min(amount * FACTOR, LENGTH), passes)
+    flags, passes = flags + ["-q", qd], 3
+    amount = max(4 * MIB if size == 4096 else 2 * MIB, 4 * size, 32 * size * (qd > 1))
+    if amount > 16 * MIB:
+        flags, passes = flags + ["-k", 2], 1
+    GRID["%s-qd%d" % (name, qd)] = flags, size, min(amount * FACTOR, LENGTH), passes
 
 
 for order, flag in ("seq", []), ("rand", ["-R"]):
@@ -159,10 +161,10 @@ def first(case, where):
     args = ["-w", "-b", size, "-l", 16 * MIB, "-k", 16, "-Y", "-u", ALICE] + flags
     for d, cipher in devices(only=("aes", "adiantum"), fill=0, where=where):
         if d.contestant != "keyed":
-            io(d.path, *args)
-        rate(case, cipher, d.contestant, io(d.path, *args), size)
+            io(d.path, *args, whole=True)
+        rate(case, cipher, d.contestant, io(d.path, *args, whole=True), size)
         if d.contestant == "keyed":
-            rate(case, cipher, "keyed-own", io(d.path, *args), size)
+            rate(case, cipher, "keyed-own", io(d.path, *args, whole=True), size)
 
 
 # keyed: blocks of another owner; keyed-own: the same writes once more
@@ -172,11 +174,11 @@ REASSIGN = {"reassign-%s-256k-qd8" % mode: mode for mode in ("strict", "lazy")}
 def reassign(case, where):
     args = ["-w", "-b", MIB // 4, "-q", 8, "-k", 8, "-Y", "-u", BOB, "-l", 32 * MIB]
     for d, cipher in devices(only=("aes", "adiantum"), names=CONTESTANTS[:3], fill=32 * MIB, where=where):
-        rate(case, cipher, d.contestant, io(d.path, *args), MIB // 4)
+        rate(case, cipher, d.contestant, io(d.path, *args, whole=True), MIB // 4)
     for cipher in common.ciphers("aes", "adiantum"):
         with Device("keyed", cipher, 32 * MIB, where, opts=["reassign:" + REASSIGN[case]]) as d:
             for name in "keyed", "keyed-own":
-                rate(case, cipher, name, io(d.path, *args), MIB // 4)
+                rate(case, cipher, name, io(d.path, *args, whole=True), MIB // 4)
 
 
 class NullBlk:
@@ -195,7 +197,7 @@ class NullBlk:
                             ("size", LENGTH // MIB + 8), ("cache_size", LENGTH // MIB + 8), ("power", 1)):
             common.put(self.config + "/" + name, value)
         path = common.new_node("kc" if os.path.exists("/sys/block/kc") else "nullb0")
-        io(path, "-w", "-b", MIB, "-l", LENGTH + 8 * MIB)
+        io(path, "-w", "-b", MIB, "-l", LENGTH + 8 * MIB, whole=True)
         return Where(path, None, 8 * MIB // 512)
 
     def __exit__(self, *_):
@@ -275,7 +277,7 @@ def owners(cases, where):
                                (i, MANY + i, size, common.KEY, i))
                 note("%d owners added in %.1f s" % (nr, time.monotonic() - began))
                 args = ["-l", 16 * MIB, "-u", MANY, "-U", nr]
-                io(d.path, "-w", "-Y", *args)
+                io(d.path, "-w", "-Y", *args, whole=True)
                 for case in cases:
                     op, qd = OWNERS[case]
                     rate(case, cipher, "keyed-%d" % nr,
@@ -297,7 +299,7 @@ def cache(cases, where):
             with Device(contestant, cipher, fill=0, where=where, length=BIG,
                         opts=["meta_cache:1"] * (contestant == "keyed")) as d:
                 args = ["-s", STRIDE, "-u", ALICE]
-                io(d.path, "-w", "-l", 500 * STRIDE, "-Y", *args)
+                io(d.path, "-w", "-l", 500 * STRIDE, "-Y", *args, whole=True)
                 for case in cases:
                     nr, op = CACHE[case]
                     rate(case, cipher, contestant, io(
@@ -373,13 +375,13 @@ def parallel(cases, where):
     """One job, and two that write as different owners, each with blocks of its own."""
     for d, cipher in devices(only=("aes",), fill=0, where=where):
         for jobs, split in (2, ["-j", 2, "-U", 2]), (1, []):
-            io(d.path, "-w", "-b", MIB, "-l", LENGTH, "-u", ALICE, *split)
+            io(d.path, "-w", "-b", MIB, "-l", LENGTH, "-u", ALICE, *split, whole=True)
             for case in cases:
                 flags, size = PARALLEL[case]
                 results = [io(d.path, *flags, "-b", size, "-l", min(LENGTH, 4096 * size),
                               "-u", ALICE, *split) for _ in range(5)]
-                ns = common.median([r[0] for r in results])
-                rate(case, cipher, d.contestant + ("" if jobs == 2 else "-1job"), (ns, results[0][1]), size)
+                result = sorted(results, key=lambda r: r[0] / r[1])[2]
+                rate(case, cipher, d.contestant + ("" if jobs == 2 else "-1job"), result, size)
 
 
 # --- all of them ----------------------------------------------------------------------------------
@@ -440,7 +442,7 @@ def main():
         where = Where(common.DEV, None, 8 * MIB // 512)
     else:
         common.call("modprobe", "brd", "rd_nr=2", "rd_size=%d" % (BIG // 1024))
-        io(where.data, "-w", "-b", MIB, "-l", LENGTH)
+        io(where.data, "-w", "-b", MIB, "-l", LENGTH, whole=True)
     try:
         measure(cases, where)
     finally:

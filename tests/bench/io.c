@@ -16,6 +16,7 @@
  *   -n COUNT             so many requests (each place once, less those of -k)
  *   -k COUNT             so many more before them, not timed
  *   -p PASSES            do it all so many times (1)
+ *   -t SECONDS           end a pass after that time, whatever is left of it
  *   -y                   fdatasync after each write
  *   -Y                   one fdatasync at the end, timed
  *   -u UID               as this user
@@ -54,7 +55,7 @@ enum op { READ_OP, WRITE_OP, MIX_OP, DISCARD_OP };
 
 static enum op op = READ_OP;
 static unsigned int percent, depth = 1, passes = 1, jobs = 1, owners;
-static uint64_t size = 4096, offset, length, stride, count, before;
+static uint64_t size = 4096, offset, length, stride, count, before, limit, until;
 static int random_order, sync_each, sync_end, must_fail, uid = -1;
 static int fd;
 static char *buffers;
@@ -141,12 +142,18 @@ static void check(long got)
 	}
 }
 
-static void run_sync(struct order *o, uint64_t base, uint64_t n)
+static int late(uint64_t i)
+{
+	return until && i % 8 == 0 && now() > until;
+}
+
+/* Returns the number of requests, as does run_async(). */
+static uint64_t run_sync(struct order *o, uint64_t base, uint64_t n)
 {
 	uint64_t i, at;
 	long r;
 
-	for (i = 0; i < n; i++) {
+	for (i = 0; i < n && !late(i); i++) {
 		at = place_of(o, base);
 		if (op == DISCARD_OP) {
 			uint64_t range[2] = { at, size };
@@ -163,9 +170,10 @@ static void run_sync(struct order *o, uint64_t base, uint64_t n)
 		if (sync_each && !is_read(i) && fdatasync(fd))
 			die("fdatasync");
 	}
+	return i;
 }
 
-static void run_async(aio_context_t ctx, struct order *o, uint64_t base, uint64_t n)
+static uint64_t run_async(aio_context_t ctx, struct order *o, uint64_t base, uint64_t n)
 {
 	static struct iocb cbs[MAX_DEPTH];
 	struct io_event events[MAX_DEPTH];
@@ -178,6 +186,10 @@ static void run_async(aio_context_t ctx, struct order *o, uint64_t base, uint64_
 		idle[nr_idle++] = &cbs[i];
 	while (ended < n) {
 		while (nr_idle && started < n) {
+			if (late(started)) {
+				n = started;
+				break;
+			}
 			cb = idle[--nr_idle];
 			memset(cb, 0, sizeof(*cb));
 			cb->aio_fildes = fd;
@@ -188,6 +200,8 @@ static void run_async(aio_context_t ctx, struct order *o, uint64_t base, uint64_
 			if (syscall(SYS_io_submit, ctx, 1, &cb) != 1)
 				die("io_submit");
 		}
+		if (ended == n)
+			break;
 		got = syscall(SYS_io_getevents, ctx, 1, depth, events, NULL);
 		if (got < 1)
 			die("io_getevents");
@@ -197,19 +211,17 @@ static void run_async(aio_context_t ctx, struct order *o, uint64_t base, uint64_
 		}
 		ended += got;
 	}
+	return ended;
 }
 
-static void run(aio_context_t ctx, struct order *o, uint64_t base, uint64_t n)
+static uint64_t run(aio_context_t ctx, struct order *o, uint64_t base, uint64_t n)
 {
-	if (depth > 1)
-		run_async(ctx, o, base, n);
-	else
-		run_sync(o, base, n);
+	return depth > 1 ? run_async(ctx, o, base, n) : run_sync(o, base, n);
 }
 
 struct shared {
 	unsigned int ready, passed;
-	uint64_t start, end[256];
+	uint64_t start, end[256], done[256];
 };
 
 static void job(struct shared *s, unsigned int nr)
@@ -229,6 +241,7 @@ static void job(struct shared *s, unsigned int nr)
 		setfsuid(uid + (owners ? nr % owners : 0));
 	for (pass = 1; pass <= passes; pass++) {
 		o.state = 0;
+		until = 0;
 		run(ctx, &o, base, before);
 		__atomic_add_fetch(&s->ready, 1, __ATOMIC_SEQ_CST);
 		while (__atomic_load_n(&s->ready, __ATOMIC_SEQ_CST) < jobs * pass)
@@ -242,13 +255,14 @@ static void job(struct shared *s, unsigned int nr)
 		}
 		while (__atomic_load_n(&s->passed, __ATOMIC_SEQ_CST) < pass)
 			sched_yield();
-		run(ctx, &o, base, n);
+		until = limit ? s->start + limit : 0;
+		s->done[nr] = run(ctx, &o, base, n);
 		if (sync_end && fdatasync(fd))
 			die("fdatasync");
 		s->end[nr] = now();
 		if (jobs == 1)
 			printf("%llu %llu\n", (unsigned long long)(s->end[0] - s->start),
-			       (unsigned long long)n);
+			       (unsigned long long)s->done[0]);
 	}
 }
 
@@ -275,7 +289,7 @@ int main(int argc, char **argv)
 	unsigned int i;
 	int c, status, bad = 0;
 
-	while ((c = getopt(argc, argv, "rwdm:b:q:o:l:s:Rn:k:p:yYu:U:ej:")) != -1) {
+	while ((c = getopt(argc, argv, "rwdm:b:q:o:l:s:Rn:k:p:t:yYu:U:ej:")) != -1) {
 		switch (c) {
 		case 'r': op = READ_OP; break;
 		case 'w': op = WRITE_OP; break;
@@ -290,6 +304,7 @@ int main(int argc, char **argv)
 		case 'n': count = number(optarg); break;
 		case 'k': before = number(optarg); break;
 		case 'p': passes = number(optarg); break;
+		case 't': limit = number(optarg) * 1000000000ull; break;
 		case 'y': sync_each = 1; break;
 		case 'Y': sync_end = 1; break;
 		case 'u': uid = number(optarg); break;
@@ -332,10 +347,12 @@ int main(int argc, char **argv)
 		bad |= status;
 	if (bad)
 		return 1;
-	for (i = 1; i < jobs; i++)
+	for (i = 1; i < jobs; i++) {
 		if (s->end[i] > s->end[0])
 			s->end[0] = s->end[i];
+		s->done[0] += s->done[i];
+	}
 	printf("%llu %llu\n", (unsigned long long)(s->end[0] - s->start),
-	       (unsigned long long)jobs * (count ? count : length / stride / jobs - before));
+	       (unsigned long long)s->done[0]);
 	return 0;
 }
