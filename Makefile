@@ -27,7 +27,7 @@ export KC_MODULES
 
 .DEFAULT_GOAL := module
 .PHONY: help module failinject install setup check check-arch check-crash check-damage check-long check-model \
-	check-kernels kernel-6.1 kernel-6.12 kernel-7 demo shell bench bench-smp bench-programs clean distclean
+	check-kernels kernel-6.1 kernel-6.12 kernel-7 demo shell bench bench-smp bench-arm bench-programs clean distclean
 
 help:
 	@echo 'make [module]  build dm-keyed-crypt.ko; KDIR=<kernel headers>, default the newest installed'
@@ -47,6 +47,7 @@ help:
 	@echo '               CASE="<pattern> ..." for some cases, CIPHER=aes|adiantum|free;'
 	@echo '               DEV=<disk> in real time on a disk of this machine, which is overwritten'
 	@echo 'make bench-smp the same in real time, with two processors'
+	@echo 'make bench-arm  AES and Adiantum on emulated processors of small boards; CASE, KC_BOARDS (ten minutes)'
 	@echo 'make shell     a shell in a VM with the module loaded and a disk to play with'
 	@echo 'make setup     only install what the other targets need (apt-get, as root or with sudo)'
 	@echo 'make clean     remove what kbuild made'
@@ -132,6 +133,13 @@ bench bench-smp:
 	@tests/setup 'gnuplot-nox: to plot benchmarks'
 	+@$(MAKE) --no-print-directory bench-programs
 	@tests/bench/bench $(BENCHFLAGS) $(if $(DEV),--dev '$(DEV)') --cipher '$(CIPHER)' -- $(foreach c,$(CASE),'$(c)')
+
+# The same on emulated processors of small boards; CASE, KC_BOARDS
+bench-arm:
+	@tests/setup 'gnuplot-nox: to plot benchmarks' 'libc6-dev-arm64-cross: to build the load generator' \
+		'libc6-dev-armhf-cross: to build the load generator'
+	@tests/arch/setup arm64 armhf
+	@tests/arch/bench $(foreach c,$(CASE),'$(c)')
 
 # The cipher without cost is for benchmarks alone: nothing else builds or installs it.
 bench-programs: module build/bench/io

@@ -84,7 +84,16 @@ def setup():
         # A minute of an idle guest is soon over while it waits for the host.
         put("/proc/sys/kernel/hung_task_timeout_secs", 0)
     # The fast implementations register only when they are there before the first use.
-    for module in "cryptd", "aesni_intel", "chacha_x86_64", "nhpoly1305_avx2", "nhpoly1305_sse2":
+    fast = ["cryptd", "aesni_intel", "chacha_x86_64", "nhpoly1305_avx2", "nhpoly1305_sse2",
+            "aes_arm", "aes_arm_bs", "aes_neon_blk", "aes_neon_bs", "chacha_neon", "nhpoly1305_neon"]
+    with_aes = ["aes_ce_cipher", "aes_ce_blk", "aes_ce_ccm", "aes_arm_ce"]
+    if os.environ.get("KC_BENCH_NO_AES"):
+        # a processor without AES instructions: nor may the kernel load what uses them
+        with open("/etc/modprobe.d/kc-bench.conf", "w") as f:
+            f.writelines("install %s /bin/false\n" % m for m in with_aes)
+    else:
+        fast += with_aes
+    for module in fast:
         subprocess.run(("modprobe", "-q", module))
     for module in "dm-mod", "dm-crypt", "xts", "adiantum":
         call("modprobe", module)

@@ -205,7 +205,7 @@ static uint64_t run_async(aio_context_t ctx, struct order *o, uint64_t base, uin
 		got = syscall(SYS_io_getevents, ctx, 1, depth, events, NULL);
 		if (got < 1)
 			die("io_getevents");
-		for (i = 0; i < got; i++) {
+		for (i = 0; (long)i < got; i++) {
 			check(events[i].res);
 			idle[nr_idle++] = (struct iocb *)(uintptr_t)events[i].obj;
 		}
