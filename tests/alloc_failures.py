@@ -55,8 +55,7 @@ class Failing:
 
 
 def table(*opts):
-    return "0 %d keyed-crypt aes-xts-plain64 :64:logon:kc:root 0 %s 0 %d meta_device:%s owner:uid%s" % (
-        LENGTH, DATA, len(opts) + 2, META, "".join(" " + opt for opt in opts))
+    return kc.separate(LENGTH, DATA, META, *opts)
 
 
 def settled(state):

@@ -328,7 +328,7 @@ def crash(epoch, rng):
     return done, marks
 
 
-class Disk:
+class Disk(kc.Disk):
     """What the log has written so far, and a device that is brought to one state after another."""
 
     META = DATA_OFFSET * SECTOR
@@ -336,15 +336,12 @@ class Disk:
     RECOVERY = (160, 1), (417, 25)
 
     def __init__(self, path):
-        self.fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+        super().__init__(path)
         self.base = bytearray(self.META + BLOCKS * BLOCK)
-        self.buf = mmap.mmap(-1, self.META)
         self.touched = set()    # regions written to since they were looked at
 
     def write(self, sector, data):
-        self.buf[:len(data)] = data
-        n = os.pwritev(self.fd, [memoryview(self.buf)[:len(data)]], sector * SECTOR)
-        assert n == len(data)
+        super().write(sector * SECTOR, data)
         if sector >= DATA_OFFSET:
             first = (sector - DATA_OFFSET) * SECTOR // BLOCK - REGIONS[0]
             last = first + (len(data) - 1) // BLOCK
@@ -370,8 +367,7 @@ class Disk:
 
     def meta_unchanged(self):
         """Nothing has been written but what was restored."""
-        os.preadv(self.fd, [self.buf], 0)
-        return self.buf[:] == self.base[:self.META]
+        return self.read(0, self.META) == self.base[:self.META]
 
 
 class Replay:

@@ -11,7 +11,6 @@ import collections
 import errno
 import hashlib
 import itertools
-import mmap
 import os
 import random
 import re
@@ -31,27 +30,6 @@ log = kc.Log()
 key_bytes = {}
 seed, images = int(sys.argv[1]), int(sys.argv[2])
 first = int(sys.argv[3]) if len(sys.argv) > 3 else 0
-
-
-class Disk:
-    """A block device, read and written past the page cache."""
-
-    def __init__(self, path, flags=os.O_RDWR):
-        self.fd = os.open(path, flags | os.O_DIRECT)
-        self.buf = mmap.mmap(-1, 4 << 20)
-
-    def read(self, offset, size):
-        n = os.preadv(self.fd, [memoryview(self.buf)[:size]], offset)
-        assert n == size, "%d of %d bytes" % (n, size)
-        return self.buf[:size]
-
-    def write(self, offset, data):
-        self.buf[:len(data)] = data
-        n = os.pwritev(self.fd, [memoryview(self.buf)[:len(data)]], offset)
-        assert n == len(data)
-
-    def close(self):
-        os.close(self.fd)
 
 
 class Base:
@@ -105,7 +83,7 @@ class Base:
 
     def open(self):
         opts, self.opts = self.opts, []
-        self.dev = Disk(kc.create("base", self.table_line(self.path, self.meta_at // SECTOR)))
+        self.dev = kc.Disk(kc.create("base", self.table_line(self.path, self.meta_at // SECTOR)))
         self.opts = opts
 
     def close(self):
@@ -766,7 +744,7 @@ class Trial:
             same_key = self.checks.get(slot) == base.checks.get(slot)
             return true[1] if true and true[0] == slot and same_key else "any"
 
-        disk = Disk(self.path, os.O_RDWR if self.rw else os.O_RDONLY)
+        disk = kc.Disk(self.path, os.O_RDWR if self.rw else os.O_RDONLY)
         try:
             run = []
             for b in sorted(blocks) + [None]:
@@ -819,7 +797,7 @@ def main():
         key_bytes[who] = hashlib.shake_256(("%d %s" % (seed, who)).encode()).digest(64)
         kc.add_key("logon", "kc:" + who, key_bytes[who])
     rd_bytes = kc.size_of(META)
-    meta, data = Disk(META), Disk(DATA)
+    meta, data = kc.Disk(META), kc.Disk(DATA)
     bases, weights = make_bases()
     marks = [data.read(base.data_at, 4 << 20) for base in bases]
     seen, wrong, start = collections.Counter(), 0, time.monotonic()

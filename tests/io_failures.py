@@ -19,8 +19,7 @@ FREE = BLOCKS[-2:]
 
 
 def table(*opts):
-    return "0 %d keyed-crypt aes-xts-plain64 :64:logon:kc:root 0 %s 0 %d meta_device:%s owner:uid%s" % (
-        LENGTH, DATA, len(opts) + 3, META, " allow_discards" + "".join(" " + opt for opt in opts))
+    return kc.separate(LENGTH, DATA, META, "allow_discards", *opts)
 
 
 def put(name, value):

@@ -117,6 +117,12 @@ def targets(table):
     return out, len(lines)
 
 
+def separate(length, data, meta, *opts):
+    """A table line with the metadata on a disk of its own, and users as owners."""
+    return "0 %d keyed-crypt aes-xts-plain64 :64:logon:kc:root 0 %s 0 %d meta_device:%s owner:uid%s" % (
+        length, data, len(opts) + 2, meta, "".join(" " + opt for opt in opts))
+
+
 def load(name, table, ro=False):
     data, nr = targets(table)
     dm(TABLE_LOAD, name, data, DM_READONLY if ro else 0, targets=nr)
@@ -276,6 +282,27 @@ def write(path, offset, data, flags=os.O_DIRECT, uid=None, sync=False):
         go()
     else:
         run_as(uid, go)
+
+
+class Disk:
+    """A block device, read and written past the page cache."""
+
+    def __init__(self, path, flags=os.O_RDWR):
+        self.fd = os.open(path, flags | os.O_DIRECT)
+        self.buf = mmap.mmap(-1, 4 << 20)
+
+    def read(self, offset, size):
+        n = os.preadv(self.fd, [memoryview(self.buf)[:size]], offset)
+        assert n == size, "%d of %d bytes" % (n, size)
+        return self.buf[:size]
+
+    def write(self, offset, data):
+        self.buf[:len(data)] = data
+        n = os.pwritev(self.fd, [memoryview(self.buf)[:len(data)]], offset)
+        assert n == len(data)
+
+    def close(self):
+        os.close(self.fd)
 
 
 ERRNO = dict(errno.errorcode)

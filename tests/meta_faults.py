@@ -45,8 +45,7 @@ meta = data = ""
 
 
 def table(*opts):
-    return "0 %d keyed-crypt aes-xts-plain64 :64:logon:kc:root 0 %s 0 %d meta_device:%s owner:uid%s" % (
-        LENGTH, data, len(opts) + 2, meta, "".join(" " + opt for opt in opts))
+    return kc.separate(LENGTH, data, meta, *opts)
 
 
 def waiter():
