@@ -1,6 +1,7 @@
 #!/bin/bash
 # What static checkers say of the code: nothing. Each is then shown the same files with a fault in
-# every one, and must find it there: a checker that did not look has nothing to say either.
+# every one, and must find it there: a checker that did not look has nothing to say either. (smatch would
+# be one more; no suite of Debian has it.)
 #
 # SPDX-License-Identifier: GPL-2.0-only
 
