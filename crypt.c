@@ -239,12 +239,18 @@ static bool kc_decrypt(struct kc_part *part, struct kc_req *spare)
 	return complete;
 }
 
+/* Is there nothing left to wait for, after the conversion of a bio's own part? */
+static bool kc_part_was_all(const struct kc_part *part)
+{
+	return likely(part->alone && !part->handed);
+}
+
 /* A part has been converted, or handed to the driver. */
-static inline void kc_part_end(struct kc_part *part, bool may_submit)
+static void kc_part_end(struct kc_part *part, bool may_submit)
 {
 	struct kc_io *io = part->io;
 
-	if (likely(part->alone && !part->handed) ||
+	if (kc_part_was_all(part) ||
 	    atomic_sub_and_test(part->nr - part->handed + 1, &io->pending))
 		kc_convert_end(io, may_submit);
 }
@@ -668,11 +674,13 @@ static void kc_read_endio(struct bio *bio)
 	}
 	kc_convert_init(io, bio, bio);
 	/* In other contexts ciphers do not work, or only asynchronously. */
-	if (likely(!in_hardirq() && !irqs_disabled() && crypto_simd_usable()) &&
-	    likely(kc_decrypt(&io->part, NULL)))
-		kc_part_end(&io->part, false);
-	else
+	if (unlikely(in_hardirq() || irqs_disabled() || !crypto_simd_usable()) ||
+	    unlikely(!kc_decrypt(&io->part, NULL)))
 		kc_part_queue(&io->part);
+	else if (kc_part_was_all(&io->part))
+		kc_read_end(io);
+	else
+		kc_part_end(&io->part, false);
 }
 
 /**

@@ -398,8 +398,6 @@ void kc_keymap_exit(struct kc_dev *kd);
 void kc_keymap_resize(struct kc_dev *kd, unsigned int max_blocks);
 struct kc_mapblk *kc_mapblk_get_fast(struct kc_dev *kd, u32 index);
 struct kc_mapblk *kc_mapblk_get(struct kc_dev *kd, u32 index);
-unsigned int kc_mapblk_run(struct kc_mapblk *mb, unsigned int first,
-			   unsigned int nr, u16 *slot);
 enum kc_claim kc_mapblk_claim_read_slow(struct kc_io *io);
 enum kc_claim kc_mapblk_claim_write(struct kc_io *io, u16 slot);
 void kc_mapblk_drain(struct kc_io *io);
@@ -811,6 +809,33 @@ static inline void kc_mapblk_put(struct kc_dev *kd, struct kc_mapblk *mb)
 	/* Somebody waits for io, or for a block to evict. */
 	if (atomic_dec_and_test(&mb->io) && wq_has_sleeper(&kd->keymap.wait))
 		wake_up_all(&kd->keymap.wait);
+}
+
+static inline u16 kc_entry(const struct kc_mapblk *mb, unsigned int i)
+{
+	return le16_to_cpu(READ_ONCE(mb->entries[i]));
+}
+
+/**
+ * kc_mapblk_run() - slot of the first entries
+ * @mb:		map block
+ * @first:	first entry
+ * @nr:		entries to look at
+ * @slot:	what they have
+ *
+ * Any context.
+ * Return: how many have the same slot.
+ */
+static inline unsigned int kc_mapblk_run(struct kc_mapblk *mb, unsigned int first,
+					 unsigned int nr, u16 *slot)
+{
+	unsigned int n;
+
+	*slot = kc_entry(mb, first);
+	for (n = 1; n < nr; n++)
+		if (kc_entry(mb, first + n) != *slot)
+			break;
+	return n;
 }
 
 /* As kc_mapblk_claim_read_slow(), which decides when it is not plain. */

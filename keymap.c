@@ -360,33 +360,6 @@ again:
 
 /* ---- entries ---- */
 
-static u16 kc_entry(const struct kc_mapblk *mb, unsigned int i)
-{
-	return le16_to_cpu(READ_ONCE(mb->entries[i]));
-}
-
-/**
- * kc_mapblk_run() - slot of the first entries
- * @mb:		map block
- * @first:	first entry
- * @nr:		entries to look at
- * @slot:	what they have
- *
- * Any context.
- * Return: how many have the same slot.
- */
-unsigned int kc_mapblk_run(struct kc_mapblk *mb, unsigned int first,
-			   unsigned int nr, u16 *slot)
-{
-	unsigned int n;
-
-	*slot = kc_entry(mb, first);
-	for (n = 1; n < nr; n++)
-		if (kc_entry(mb, first + n) != *slot)
-			break;
-	return n;
-}
-
 static bool kc_mapblk_busy(const struct kc_mapblk *mb, unsigned int first,
 			   unsigned int nr)
 {

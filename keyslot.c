@@ -433,12 +433,23 @@ static void kc_keyslots_quiesce(struct kc_dev *kd, struct list_head *dying)
 	}
 }
 
+/* key_validate(), at hand for a key that does not expire */
+static bool kc_key_valid(const struct key *key)
+{
+	const unsigned long gone = BIT(KEY_FLAG_INVALIDATED) | BIT(KEY_FLAG_REVOKED);
+
+	if (likely(!(READ_ONCE(key->flags) & gone) &&
+		   READ_ONCE(key->expiry) == TIME64_MAX))
+		return true;
+	return !key_validate(key);
+}
+
 /* Under RCU: a keyslot whose key may be used now, or NULL. */
 static struct kc_keyslot *kc_keyslot_find(struct kc_dev *kd, u16 slot)
 {
 	struct kc_keyslot *ks = rcu_dereference(kd->ks[slot]);
 
-	if (ks && unlikely(key_validate(READ_ONCE(ks->key)))) {
+	if (ks && unlikely(!kc_key_valid(READ_ONCE(ks->key)))) {
 		mod_delayed_work(kc_unbound_wq, &kd->watch, 0);
 		ks = NULL;
 	}
