@@ -46,6 +46,8 @@ def key(cipher, who="device"):
 
 
 def table(contestant, cipher, where, length=LENGTH, opts=()):
+    if contestant == "linear":
+        return "0 %d linear %s %d" % (length // 512, where.data, where.offset)
     opts = ["sector_size:4096"] + list(opts)
     kind = "crypt"
     if contestant == "crypt-nowq":
@@ -61,6 +63,9 @@ def table(contestant, cipher, where, length=LENGTH, opts=()):
 def clear_meta(where, size=4 * MIB):
     """An old metadata area would be used again; and memory disks take memory at the first write."""
     kc.write(where.meta or where.data, 0, bytes(size))
+
+
+NO_CIPHER = "raw", "linear"
 
 
 class Device:
@@ -96,7 +101,7 @@ def plain(name, length, target):
 def devices(cases=None, names=CONTESTANTS, only=None, **kw):
     """Each contestant with each cipher: (device, short name of the cipher)"""
     for contestant in names:
-        for cipher in [None] if contestant == "raw" else common.ciphers(*only or ()):
+        for cipher in [None] if contestant in NO_CIPHER else common.ciphers(*only or ()):
             with Device(contestant, cipher, **kw) as d:
                 note("%s %s" % (contestant, cipher or ""))
                 yield d, cipher
@@ -140,9 +145,13 @@ for qd in 1, 32:
 
 
 def grid(cases, where):
-    for d, cipher in devices(fill=max(GRID[c][2] for c in cases), where=where):
+    # What dm itself costs matters where the instructions of a target are counted.
+    names = CONTESTANTS + ("linear",) * (not SMP and bool(common.ciphers("free")))
+    for d, cipher in devices(names=names, fill=max(GRID[c][2] for c in cases), where=where):
         for case in cases:
             flags, size, amount, passes = GRID[case]
+            if d.contestant == "linear" and size > 4096:
+                continue
             if d.contestant == "raw":
                 passes = 7  # so short that the timer interrupt shows
             rate(case, cipher, d.contestant,
