@@ -17,16 +17,9 @@ for a in $arches; do
 done
 
 boot() { # architecture vm_boot's-arguments...
-	local ko=$KC_TOP/dm-keyed-crypt.ko
-
-	KC_ARCH=$1
-	if [[ $KC_ARCH == amd64 ]]; then
-		KC_ARCH=''
-	else
-		ko=$KC_TOP/build/arch/$1/module/dm-keyed-crypt.ko
-	fi
-	export KC_ARCH
-	cp "$ko" "$VM_OUT/dm-keyed-crypt.ko"
+	export KC_ARCH=$1
+	[[ $1 != amd64 ]] || KC_ARCH=''
+	cp "$("$KC_TESTS/kernel.sh" module-dir)/dm-keyed-crypt.ko" "$VM_OUT/"
 	vm_boot "${@:2}"
 	# each builds on what was before
 	((!tap_failed)) || return 1
