@@ -17,7 +17,7 @@ from common import CIPHERS, CONTESTANTS, MIB, SMP, figure, io, kc, note
 NAME = "kc-bench"
 LENGTH = 64 * MIB
 ALICE, BOB, MANY = 1000, 1001, 20000
-DELAY = 10  # ms, of the disk that peak memory is measured on
+DELAY = 250  # ms, of the disk that peak memory is measured on: more than it takes to encrypt a queue
 STRIDE = 1920 * 4096  # what a map block covers
 BIG = 4096 * MIB
 WAYS = "crypt", "crypt-nowq", "keyed"
@@ -362,7 +362,7 @@ def memory(case, where):
                 # Not while it ends: its buffers go then, and belong to nobody for a while.
                 while passes < 3 and load.poll() is None:
                     peak = max(peak, common.kernel_memory(quick=True))
-                    time.sleep(0.001)
+                    time.sleep(0.005)
                     passes += (load.stdout.read() or b"").count(b"\n")
                 if load.wait() or passes < 3:
                     raise RuntimeError("the load failed")
