@@ -42,6 +42,8 @@ help:
 	@echo 'make check-kernels  make check on 6.1, 6.12 and the newest 7.x, one after another'
 	@echo 'make kernel-6.1 kernel-6.12 kernel-7  fetch one of these kernels, with headers and compiler, into build/'
 	@echo '               (not installed); KERNEL=6.12 makes module, check, demo, shell and others use it'
+	@echo 'make deb       the Debian package keyed-crypt-dkms, in build/deb'
+	@echo 'make check-deb  install that in a VM, for two kernels, and purge it'
 	@echo 'make demo      the same for a short show of what the target does'
 	@echo 'make bench     compare with dm-crypt, in a VM, by instruction count (20 minutes);'
 	@echo '               CASE="<pattern> ..." for some cases, CIPHER=aes|adiantum|free;'
@@ -108,6 +110,7 @@ check-crash check-long: setup
 	+@$(again) module
 	@tests/check $(TESTS)
 
+.PHONY: lint deb check-deb
 lint: setup
 	@tests/check tests/03-lint.t
 
@@ -123,6 +126,13 @@ kernel-6.1 kernel-6.12 kernel-7: kernel-%:
 
 check-kernels:
 	@TESTS="$(if $(filter-out file,$(origin TESTS)),$(TESTS))" tests/check-kernels 6.1 6.12 7
+
+deb:
+	@tests/deb/build
+
+check-deb: setup deb
+	@tests/deb/fetch
+	@tests/check tests/deb/packages.t
 
 demo: setup
 	+@$(again) module
