@@ -399,6 +399,38 @@ def check_journal():
     kc.remove("kc")
 
 
+def check_bounce_pages():
+    tracing = "/sys/kernel/tracing/"
+    if not os.path.exists(tracing + "trace"):
+        subprocess.run(("mount", "-t", "tracefs", "tracefs", tracing), check=True)
+
+    def put(name, value):
+        with open(tracing + name, "w") as f:
+            f.write(value)
+
+    def freed(by):
+        with open(tracing + "trace") as f:
+            return sum(by in line for line in f if " mm_page_free:" in line)
+
+    dev = make(16 << 11, "owner:uid")
+    fd = os.open(dev, os.O_WRONLY | os.O_DIRECT)
+    buf = mmap.mmap(-1, 1 << 20)
+    put("buffer_size_kb", "8192")
+    os.pwritev(fd, [buf], 0)
+    put("trace", "")
+    put("events/kmem/mm_page_free/enable", "1")
+    for i in range(64):
+        os.pwritev(fd, [buf], i % 16 << 20)
+    meanwhile = freed("")
+    time.sleep(3)
+    put("events/kmem/mm_page_free/enable", "0")
+    os.close(fd)
+    kc.ok("a write gets the bounce pages of the one before", meanwhile < 64 * 256 // 4, meanwhile)
+    kc.ok("and they are freed soon after the last", 200 < freed(" kworker/") < 256 * os.cpu_count() + 100,
+          freed(" kworker/"))
+    kc.remove("kc")
+
+
 def check_fio():
     for bs, how in ((4096, "--direct=0 --end_fsync=1"), (512, "--direct=1 --fsync=8")):
         dev = make(16 << 11, "owner:uid", "sector_size:%d" % bs)
@@ -413,7 +445,8 @@ def check_fio():
 kc.join_session()
 for who in "root", "alice", "bob":
     kc.add_key("logon", "kc:" + who, os.urandom(64))
-ALL = {f.__name__: f for f in (check_errors, check_holes, check_tables, check_cache, check_journal, check_fio)}
+ALL = {f.__name__: f for f in (check_errors, check_holes, check_tables, check_cache, check_journal,
+                                check_bounce_pages, check_fio)}
 ALL["check_sizes4096"] = lambda: check_sizes(4096, 24 << 11)
 ALL["check_sizes512"] = lambda: check_sizes(512, 8 << 11)
 for check_name, check in ALL.items():
