@@ -45,7 +45,7 @@ help:
 	@echo 'make deb       the Debian package keyed-crypt-dkms, in build/deb'
 	@echo 'make check-deb  install that in a VM, for two kernels, and purge it'
 	@echo 'make demo      the same for a short show of what the target does'
-	@echo 'make bench     compare with dm-crypt, in a VM, by instruction count (20 minutes);'
+	@echo 'make bench     compare with dm-crypt, in a VM, by instruction count (half an hour);'
 	@echo '               CASE="<pattern> ..." for some cases, CIPHER=aes|adiantum|free;'
 	@echo '               DEV=<disk> in real time on a disk of this machine, which is overwritten'
 	@echo 'make bench-smp the same in real time, with two processors'
