@@ -10,6 +10,8 @@
  *    (a mapping of a file or of shared memory used as a buffer) come from a direct
  *    write, which filesystems submit in the writer's own context; such a buffer may
  *    be under writeback for its own file's sake, but only direct writes are REQ_IDLE;
+ *    a direct write may also have pages without mapping: copies that btrfs and xfs make
+ *    (7.x) lest the data change on its way, or the huge page of zeros;
  *  - everything else (the block device's own page cache, other inodes of the
  *    filesystem, slab, vmalloc, pages without mapping, swap) is nobody's in
  *    particular and goes under the device key.
@@ -303,7 +305,7 @@ static const void *kc_folio_source(struct folio *folio, bool direct)
 	mapping = folio_mapping(folio);
 	inode = mapping ? READ_ONCE(mapping->host) : NULL;
 	if (!inode)
-		return NULL;
+		return direct ? current : NULL;
 	if (direct || !folio_test_writeback(folio))
 		return S_ISBLK(inode->i_mode) ? NULL : (void *)current;
 	/*

@@ -113,6 +113,9 @@ is "status counts the blocks reassigned, not those that were the writer's" "$(($
 is "both sides of it are right" "$(dd if=$kc bs=512k count=1 iflag=direct status=none | sha256sum)" \
 	"$({ letters A 32; cat /tmp/a; letters B 32; } | sha256sum)"
 
+must as alice "$merged" untouched $kc 512 64
+is "memory nobody wrote to is written as the writer's, too" "$(map 512 65 | tr '\n' ';')" '512 64 2;576 1 0;'
+
 # --- f2fs: small files of two owners in one bio ---------------------------------------------------
 
 must dmsetup remove kc

@@ -6,6 +6,8 @@
   merged.py mmap FILE NR LETTER     write NR blocks of LETTER to FILE through a mapping, and msync
   merged.py direct FILE BUFFER NR   write NR blocks to FILE with O_DIRECT, from a mapping of the file
                                     BUFFER (never read before, nor copied)
+  merged.py untouched FILE FIRST NR  write NR blocks from block FIRST on with O_DIRECT, from memory that
+                                    was read but never written: the kernel's huge page of zeros
   merged.py redirty FILE NR LETTER  the same as mmap without msync
   merged.py bios TRACE MAP MINOR    of the bios written to the device: "<bios> <bios with blocks of
                                     several owners>"
@@ -13,6 +15,7 @@
 """
 # SPDX-License-Identifier: GPL-2.0-only
 
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -96,6 +99,20 @@ def cmd_bios(trace, mapfile, minor):
                 bios += 1
                 crossing += len(set(slots[first:first + count])) > 1
     print(bios, crossing)
+
+
+def cmd_untouched(path, first, nr):
+    huge = 2 << 20
+    area = mmap.mmap(-1, 2 * huge, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(mmap.MADV_HUGEPAGE)
+    at = -ctypes.addressof(ctypes.c_char.from_buffer(area)) % huge
+    if area[at]:
+        sys.exit('new memory is not zero')
+    with open('/proc/vmstat') as f:
+        if 'thp_zero_page_alloc 0\n' in f:
+            sys.exit('there is no huge page of zeros')
+    fd = os.open(path, os.O_WRONLY | os.O_DIRECT)
+    os.pwrite(fd, memoryview(area)[at:at + int(nr) * BLOCK], int(first) * BLOCK)
 
 
 def cmd_find(device, mapfile, text):
