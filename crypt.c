@@ -628,13 +628,19 @@ void kc_crypt_write(struct kc_io *io)
 
 /* ---- reads ---- */
 
-/* bio_endio() has been through with the bio once and need not see it again. */
+/*
+ * bio_endio() has been through with dm's clone once and need not see it again.  A
+ * part of it is chained to it: that is for bio_endio() to see to.
+ */
 static void kc_read_end(struct kc_io *io)
 {
 	kc_io_release(io);
 	if (unlikely(io->status))
 		io->bio->bi_status = io->status;
-	io->bio->bi_end_io(io->bio);
+	if (likely(io->bio == io->base))
+		io->bio->bi_end_io(io->bio);
+	else
+		bio_endio(io->bio);
 }
 
 static void kc_write_work(struct work_struct *work)
