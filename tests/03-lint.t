@@ -19,7 +19,7 @@ ignored() { # file
 	[[ $1 != tests/* || -e ${1%/*}/Kbuild ]] || echo PREFER_KERNEL_TYPES PREFER_DEFINED_ATTRIBUTE_MACRO \
 		PREFER_FALLTHROUGH EMBEDDED_FUNCTION_NAME TRAILING_STATEMENTS
 	case $1 in
-	compat.h)
+	compat.h | tests/failinject/compat.h)
 		# Versions are what this file is about; it takes LINUX_VERSION_CODE for a constant, a macro's
 		# parameter that is a name for an expression, and knows nothing of _Generic.
 		echo LINUX_VERSION_CODE CONSTANT_COMPARISON MACRO_ARG_PRECEDENCE

@@ -5,6 +5,7 @@
 
 import collections
 import itertools
+import mmap
 import os
 import re
 import time
@@ -374,10 +375,12 @@ def io():
 
 
 kc.join_session()
-with open("/proc/modules") as modules:
-    row = next(line.split() for line in modules if line.startswith("dm_keyed_crypt "))
-put("start", int(row[5], 16))
-put("end", int(row[5], 16) + int(row[1]))
+# The size in /proc/modules is that of text and data, which may lie apart with other modules between them.
+with open("/proc/kallsyms") as symbols:
+    rows = (line.split() for line in symbols)
+    text = [int(row[0], 16) for row in rows if row[1] in "tT" and row[3:] == ["[dm_keyed_crypt]"]]
+put("start", min(text))
+put("end", max(text) // mmap.PAGESIZE * mmap.PAGESIZE + mmap.PAGESIZE)
 device_key = os.urandom(64)
 kc.add_key("logon", "kc:root", device_key)
 for who in "alice", "bob":

@@ -4,10 +4,11 @@
  * stock kernels, which are built without fault injection.
  *
  * Every slab and page allocation asks should_failslab() or
- * should_fail_alloc_page(), which always say no there.  A kprobe answers for
- * them: those from allocation @nth on, @times of them, whose call chain comes
- * through the kernel text from @start to @end fail.  That is before any mempool
- * looks at its reserve, as with the kernel's own fault injection.
+ * should_fail_alloc_page(), which always say no there; or, on kernels that leave these
+ * out, is a call of one of some functions.  A kprobe answers for them: those from
+ * allocation @nth on, @times of them, whose call chain comes through the kernel text
+ * from @start to @end fail.  That is before any mempool looks at its reserve, as with
+ * the kernel's own fault injection.
  *
  * Or, with @chains, one allocation of each call chain that has not had its turn
  * yet: a loop that fills a pool takes one.
@@ -26,6 +27,7 @@
 #include <linux/stacktrace.h>
 #include <asm/ibt.h>
 #include <asm/linkage.h>
+#include "compat.h"
 
 #ifndef CONFIG_X86_64
 #error "how to return from a function early is only known for x86-64"
@@ -123,23 +125,17 @@ static bool fail_now(gfp_t gfp)
 	return caller && fail_count(caller, hash);
 }
 
-static int fail_return(struct pt_regs *regs, unsigned long value)
+static struct kprobe fail_probes[ARRAY_SIZE(fail_functions)];
+
+static int fail_alloc(struct kprobe *p, struct pt_regs *regs)
 {
-	regs_set_return_value(regs, value);
+	const struct fail_function *f = &fail_functions[p - fail_probes];
+
+	if (!fail_now((__force gfp_t)regs_get_kernel_argument(regs, f->gfp)))
+		return 0;
+	regs_set_return_value(regs, f->result);
 	instruction_pointer_set(regs, (unsigned long)failinject_return);
 	return 1;
-}
-
-static int fail_slab(struct kprobe *p, struct pt_regs *regs)
-{
-	return fail_now((__force gfp_t)regs_get_kernel_argument(regs, 1)) ?
-		fail_return(regs, -ENOMEM) : 0;
-}
-
-static int fail_page(struct kprobe *p, struct pt_regs *regs)
-{
-	return fail_now((__force gfp_t)regs_get_kernel_argument(regs, 0)) ?
-		fail_return(regs, true) : 0;
 }
 
 /* Called in the place of submit_bio_noacct(). */
@@ -165,27 +161,13 @@ static void fail_post(struct kprobe *p, struct pt_regs *regs, unsigned long flag
 {
 }
 
-static struct kprobe fail_slab_probe = {
-	.symbol_name = "should_failslab",
-	.pre_handler = fail_slab,
-	.post_handler = fail_post,
-};
-
-static struct kprobe fail_page_probe = {
-	.symbol_name = "should_fail_alloc_page",
-	.pre_handler = fail_page,
-	.post_handler = fail_post,
-};
-
 static struct kprobe fail_bio_probe = {
 	.symbol_name = "submit_bio_noacct",
 	.pre_handler = fail_bio,
 	.post_handler = fail_post,
 };
 
-static struct kprobe *fail_probes[] = {
-	&fail_slab_probe, &fail_page_probe, &fail_bio_probe,
-};
+static struct kprobe *all_probes[ARRAY_SIZE(fail_probes) + 1];
 
 static int fail_arm(const char *value, const struct kernel_param *kp)
 {
@@ -232,12 +214,21 @@ MODULE_PARM_DESC(site, "the last one's caller");
 
 static int __init fail_init(void)
 {
-	return register_kprobes(fail_probes, ARRAY_SIZE(fail_probes));
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(fail_probes); i++) {
+		fail_probes[i].symbol_name = fail_functions[i].name;
+		fail_probes[i].pre_handler = fail_alloc;
+		fail_probes[i].post_handler = fail_post;
+		all_probes[i] = &fail_probes[i];
+	}
+	all_probes[i] = &fail_bio_probe;
+	return register_kprobes(all_probes, ARRAY_SIZE(all_probes));
 }
 
 static void __exit fail_exit(void)
 {
-	unregister_kprobes(fail_probes, ARRAY_SIZE(fail_probes));
+	unregister_kprobes(all_probes, ARRAY_SIZE(all_probes));
 }
 
 module_init(fail_init);
