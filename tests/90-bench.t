@@ -34,6 +34,8 @@ figures() {
 host_main() {
 	local cases=(rand-read-4k-qd1 locked-read-4k) out rc
 
+	KC_MODULES=$("$KC_TESTS/kernel.sh" module-dir)
+	export KC_MODULES
 	must make -C "$KC_TOP" --no-print-directory bench-programs
 	budgets easy 0.01
 	budgets impossible 100
@@ -72,7 +74,7 @@ host_main() {
 	out=$(bench --cipher rot13 2>&1) && rc=0 || rc=$?
 	is "a cipher that there is not: exit status" "$rc" 2
 
-	cp "$KC_TOP/build/bench/io" "$KC_TOP/tests/freecipher/freecipher.ko" "$VM_OUT/"
+	cp "$KC_TOP/build/bench/io" "$KC_MODULES/tests/freecipher/freecipher.ko" "$VM_OUT/"
 	vm_boot
 }
 VM_ARGS=(--mem 1G)

@@ -7,7 +7,9 @@
 DISK is the disk's image, whose superblock has the salt and the UUID.  Prints a line "<name> <what>
 <found> of <number>" for each name and each kind of trace of the key:
 
-  enc, dec      AES round keys, for both halves of an XTS key; dec is the equivalent inverse cipher
+  enc           AES round keys, for both halves of an XTS key
+  dec, tweakdec those of the equivalent inverse cipher, for the half that is the key of the data and
+                the one that is the tweak's
   hex           the key in text
   words         the key as SHA-512 sees it, in 64-bit words of the other byte order
   prk           the pseudorandom key of HKDF, and as HMAC pads it
@@ -122,7 +124,8 @@ def traces(key, disk):
     padded = [bytes(b ^ x for b in prk) for x in (0x36, 0x5c)]
     return {
         "enc": [rk for h in halves for rk in enc_schedule(h)],
-        "dec": [rk for h in halves for rk in dec_schedule(h)],
+        "dec": dec_schedule(halves[0]),
+        "tweakdec": dec_schedule(halves[1]),
         "hex": [s.encode() for p in pieces(key) for s in (p.hex(), p.hex().upper())],
         "words": pieces(b"".join(p[::-1] for p in pieces(key, 8))),
         "prk": [p for k in [prk] + padded for p in pieces(k)],
