@@ -13,7 +13,7 @@
 VM_ARGS=(--mem 2G --timeout 3000)
 
 host_main() {
-	local kept=$KC_TOP/build/crash states=${KC_STATES:-300} seed=${KC_SEED:-1} round n
+	local kept=$KC_TOP/build/crash${KC_ARCH:+-$KC_ARCH} states=${KC_STATES:-300} seed=${KC_SEED:-1} round n
 
 	# Under emulation the wide vector units of the ciphers cost most, and waiting for RCU.
 	VM_ARGS+=(--disk "log=$kept/log.img:512M"
