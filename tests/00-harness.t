@@ -18,7 +18,7 @@ small_test() { # name line...
 }
 
 host_main() {
-	local out rc
+	local out rc boot
 
 	vm_boot --kill write
 	vm_boot --allow-dmesg 'WARNING: expected' --memdump-on "kc-dump-now=$VM_DIR/memory" \
@@ -30,7 +30,9 @@ host_main() {
 
 	ok "what a volatile disk holds at the end of an ordinary run is in its image" \
 		grep -aq 'written in another boot' "$VM_DIR/cached.img"
+	boot=$SECONDS
 	out=$(vm_run -- bash -c 'echo out; echo err >&2; exit 42') && rc=0 || rc=$?
+	boot=$((SECONDS - boot))
 	is "the command's exit status comes back" "$rc" 42
 	is "and so do its output and its errors" "$out" $'out\nerr'
 
@@ -38,7 +40,7 @@ host_main() {
 	out=$(vm_run -- bash -c 'echo "<4>WARNING: fake" > /dev/kmsg') && rc=0 || rc=$?
 	is "a warning in the kernel log fails a run whose command succeeds" "$rc" 120
 	like "and is shown" "$out" 'WARNING: fake'
-	out=$(vm_run --timeout 20 -- bash -c 'echo before; sleep 1000') && rc=0 || rc=$?
+	out=$(vm_run --timeout $((10 + 2 * boot)) -- bash -c 'echo before; sleep 1000') && rc=0 || rc=$?
 	is "a guest that hangs is killed at its time limit" "$rc" 124
 	like "and what it printed before is there" "$out" before
 	out=$(vm_run -- bash -c 'echo c > /proc/sysrq-trigger; sleep 100') && rc=0 || rc=$?

@@ -12,7 +12,7 @@ import time
 import kc
 
 DISK = "/dev/disk/kc/"
-DATA, META, OTHER = DISK + "data", DISK + "meta", DISK + "other"
+DATA, META = DISK + "data", DISK + "meta"
 LENGTH, OFFSET = 32 << 11, 32768
 AREA = 4 << 20  # more than the metadata area
 KEY = ":64:logon:kc:root"
@@ -150,10 +150,10 @@ def bad_tables():
     no_table("a device that is not there", gone, "cannot open device /dev/none", line(disk="/dev/none"))
 
     # ENOENT, on newer kernels EINVAL
-    no_skcipher = others_errno("0 8 crypt capi:gcm(aes)-plain64 %s 0 %s 0" % ("00" * 32, OTHER))
+    no_skcipher = others_errno("0 8 crypt capi:gcm(aes)-plain64 %s 0 %s 0" % ("00" * 32, DATA))
     # Newer kernels have a cipher that does nothing in ecb mode only.
     null_cbc = e, "cipher has no key: it would write plaintext"
-    if others_errno("0 8 crypt cipher_null-cbc-plain64 - 0 %s 0" % OTHER) == "ENOENT":
+    if others_errno("0 8 crypt cipher_null-cbc-plain64 - 0 %s 0" % DATA) == "ENOENT":
         null_cbc = "ENOENT", "cipher is not known to the kernel"
     for cipher, error, text in (
             ("aes", e, "does not take"), ("aes-xts", e, "has no IV"), ("aes-xts-plain65", e, "IV is not one of"),
