@@ -18,21 +18,17 @@
 """
 # SPDX-License-Identifier: GPL-2.0-only
 
-import ctypes
 import errno
-import fcntl
 import mmap
 import os
 import random
-import struct
 import sys
 import threading
 import time
 
+import kc
+
 BLOCK = 4096
-USER_KEYRING = -4
-DM_TARGET_MSG = 0xc138fd0e
-libc = ctypes.CDLL(None, use_errno=True)
 
 
 def content(block, version):
@@ -105,26 +101,22 @@ def io(path, blocks, mode, control):
     print(reads, read_errors, writes, write_errors, wrong, last)
 
 
-def keyctl(op, *args):
-    return libc.syscall(ctypes.c_long(250), ctypes.c_long(op), *[ctypes.c_long(a) for a in args])
+def unlink(key):
+    """A key that was revoked or ran out may have gone by itself."""
+    try:
+        kc.unlink_key(key)
+    except OSError as e:
+        if e.errno not in (errno.ENOENT, errno.ENOKEY, errno.EKEYEXPIRED, errno.EKEYREVOKED):
+            raise
 
 
 def add_key(owner, key):
-    desc = ("kc:" + owner).encode()
-    serial = libc.syscall(ctypes.c_long(248), b"logon", desc, key, ctypes.c_long(len(key)),
-                          ctypes.c_long(USER_KEYRING))
-    if serial < 0:
-        sys.exit("add_key: " + os.strerror(ctypes.get_errno()))
-    return serial
+    return kc.add_key("logon", "kc:" + owner, key)
 
 
 def message(dev, *words):
     """As dmsetup message, without the time a process takes to start."""
-    text = b"\0" * 8 + " ".join(words).encode() + b"\0"  # struct dm_target_msg
-    head = struct.pack("=3IIIIiIIIQ128s129s7s", 4, 0, 0, 312 + len(text), 312, 0, 0, 0, 0, 0, 0,
-                       dev.encode(), b"", b"")
-    with open("/dev/mapper/control", "rb") as control:
-        fcntl.ioctl(control, DM_TARGET_MSG, bytearray(head + text))
+    kc.message(dev, " ".join(words))
 
 
 def locks(dev, count, *owners):
@@ -147,23 +139,23 @@ def locks(dev, count, *owners):
             message(dev, "owner", "unlock", name)
             continue
         if way == "same":  # a key put there once more is no other key
-            keyctl(9, serial[name], USER_KEYRING)
+            kc.unlink_key(serial[name])
         elif way == "wrong":
             add_key(name, os.urandom(len(key)))
             time.sleep(0.7 + pause)
         elif way == "revoke":
-            keyctl(3, serial[name])
+            kc.keyctl(3, serial[name])
         elif way == "invalidate":
-            keyctl(21, serial[name])
+            kc.keyctl(21, serial[name])
         elif way == "unlink":
-            keyctl(9, serial[name], USER_KEYRING)
+            kc.unlink_key(serial[name])
             time.sleep(0.6)
         else:
-            keyctl(15, serial[name], 1)
+            kc.keyctl(15, serial[name], 1)
             time.sleep(1)
         if way not in ("same", "wrong"):
             time.sleep(pause)
-            keyctl(9, serial[name], USER_KEYRING)
+            unlink(serial[name])
         serial[name] = add_key(name, key)
     print(*["%s %d" % w for w in ways.items()])
 
