@@ -5,10 +5,10 @@
  * A write is encrypted into bounce pages in the context it comes in, and these
  * go to the disk: there is no path on which the bio's own pages do.  A read is
  * decrypted in place where it completes, unless that context cannot run the
- * cipher; then a workqueue does it.
+ * cipher; then a workqueue does it.  Other processors take parts of large bios.
  *
  * Cipher drivers may be asynchronous.  Requests beyond the first one, which lies
- * in the kc_io, come from a mempool then.
+ * in the kc_part, come from a mempool then.
  */
 
 #include <linux/highmem.h>
@@ -242,7 +242,7 @@ static bool kc_decrypt(struct kc_part *part, struct kc_req *spare)
 /* Is there nothing left to wait for, after the conversion of a bio's own part? */
 static bool kc_part_was_all(const struct kc_part *part)
 {
-	return likely(part->alone && !part->handed);
+	return likely(part == &part->io->part && !part->next && !part->handed);
 }
 
 /* A part has been converted, or handed to the driver. */
@@ -281,7 +281,6 @@ static void kc_part_init(struct kc_part *part, struct kc_io *io, unsigned int nr
 	part->next = NULL;
 	part->nr = nr;
 	part->handed = 0;
-	part->alone = false;
 	part->req_used = false;
 }
 
@@ -312,7 +311,6 @@ static void kc_convert_split(struct kc_io *io, struct bio *src, struct bio *dst)
 			bio_advance_iter(dst, &rest->out, nr * size);
 		rest->sector += nr * (size >> SECTOR_SHIFT);
 		rest->nr -= nr;
-		rest->alone = false;
 		part->next = rest->next;
 		rest->next = part;
 		atomic_inc(&io->pending);
@@ -332,7 +330,6 @@ static void kc_convert_init(struct kc_io *io, struct bio *src, struct bio *dst)
 	unsigned int size = part->in.bi_size;
 
 	kc_part_init(part, io, size >> (kd->block_shift + SECTOR_SHIFT));
-	part->alone = true;
 	part->sector = (io->block << kd->block_shift) + kd->iv_offset;
 	io->status = BLK_STS_OK;
 	atomic_set(&io->pending, part->nr + 1);

@@ -195,7 +195,7 @@ static void kc_read_slow(struct kc_io *io)
 			r = PTR_ERR(io->mb);
 			io->mb = NULL;
 			if (r == -ENOKEY)
-				kc_count_locked(io, KC_SLOT_NONE);
+				kc_count_locked(io, KC_SLOT_DEVICE);
 			kc_io_fail(io, r);
 			return;
 		}
@@ -326,7 +326,7 @@ static int kc_map(struct dm_target *ti, struct bio *bio)
 		io->mb = kc_mapblk_get_fast(kd, index);
 		if (!io->mb) {
 			if (!kc_keyslot_valid(kd, KC_SLOT_DEVICE)) {
-				kc_count_locked(io, KC_SLOT_NONE);
+				kc_count_locked(io, KC_SLOT_DEVICE);
 				return DM_MAPIO_KILL;
 			}
 			kc_io_queue(io);
@@ -353,7 +353,7 @@ static int kc_map(struct dm_target *ti, struct bio *bio)
 
 	case REQ_OP_DISCARD:
 		if (!kc_keyslot_valid(kd, KC_SLOT_DEVICE)) {
-			kc_count_locked(io, KC_SLOT_NONE);
+			kc_count_locked(io, KC_SLOT_DEVICE);
 			return DM_MAPIO_KILL;
 		}
 		io->slot = KC_SLOT_NONE;

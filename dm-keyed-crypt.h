@@ -686,10 +686,9 @@ struct kc_req {
 /**
  * struct kc_part - a bio's data, or a part of it, under conversion
  * @io:		whose it is
- * @next:	further parts
+ * @next:	further parts; of a bio's own part, NULL if there are none
  * @nr:		blocks
  * @handed:	of these, the ones an asynchronous driver has got
- * @alone:	there are no other parts
  * @req_used:	the crypto API may still have @req
  * @work:	conversion elsewhere; of a bio's own part, the slow path too
  * @in:		what is left of the source; of a bio's own part, set before the bio
@@ -703,7 +702,6 @@ struct kc_part {
 	struct kc_part *next;
 	unsigned int nr;
 	unsigned int handed;
-	bool alone;
 	bool req_used;
 	struct work_struct work;
 	struct bvec_iter in;

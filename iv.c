@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * IV generators, and the cipher specifications of table lines.
+ * IV modes, and the cipher specifications of table lines; kc_iv_gen() is inline.
  *
  * Both mean exactly what they mean to dm-crypt: a block can be read by either.
  */
