@@ -12,6 +12,7 @@
  */
 
 #include <linux/highmem.h>
+#include <linux/mm.h>
 #include <linux/slab.h>
 #include <linux/xxhash.h>
 #include <asm/simd.h>
@@ -26,6 +27,40 @@
  * fastest AES ten for this.
  */
 #define KC_PART_MIN	65536U
+
+/*
+ * Two per cent of the memory, as much as dm-crypt takes, are for bounce pages,
+ * the same share for each device.  Beyond that a write waits for pages of
+ * others, or has to do with the reserve of its target.
+ */
+#define KC_PAGES_PERCENT 2
+
+static atomic_t kc_page_users;
+
+static void *kc_page_alloc(gfp_t gfp, void *data)
+{
+	unsigned long max = mult_frac(totalram_pages() - totalhigh_pages(),
+				      KC_PAGES_PERCENT, 100);
+	struct kc_dev *kd = data;
+	struct page *page;
+
+	/* mempool_alloc() sets this flag; what fills the reserve does not. */
+	if (gfp & __GFP_NORETRY && percpu_counter_read_positive(&kd->nr_pages) >=
+				   max / atomic_read(&kc_page_users))
+		return NULL;
+	page = alloc_page(gfp);
+	if (page)
+		percpu_counter_inc(&kd->nr_pages);
+	return page;
+}
+
+static void kc_page_free(void *page, void *data)
+{
+	struct kc_dev *kd = data;
+
+	__free_page(page);
+	percpu_counter_dec(&kd->nr_pages);
+}
 
 /**
  * kc_crypt_init() - pools of a target
@@ -49,7 +84,8 @@ int kc_crypt_init(struct kc_target *t)
 					      sizeof(struct kc_req) +
 					      t->kd->tfm_reqsize);
 	if (!r)
-		r = mempool_init_page_pool(&t->page_pool, BIO_MAX_VECS, 0);
+		r = mempool_init(&t->page_pool, BIO_MAX_VECS, kc_page_alloc,
+				 kc_page_free, t->kd);
 	return r;
 }
 
@@ -428,7 +464,7 @@ void kc_crypt_trim(struct kc_dev *kd, bool all)
 		cache->used = false;
 		spin_unlock_irq(&cache->lock);
 		while (pages)
-			__free_page(kc_page_pop(&pages));
+			kc_page_free(kc_page_pop(&pages), kd);
 	}
 }
 
@@ -443,11 +479,14 @@ int kc_crypt_cache_init(struct kc_dev *kd)
 {
 	int cpu;
 
+	if (percpu_counter_init(&kd->nr_pages, 0, GFP_KERNEL))
+		return -ENOMEM;
 	kd->page_cache = alloc_percpu(struct kc_page_cache);
 	if (!kd->page_cache)
 		return -ENOMEM;
 	for_each_possible_cpu(cpu)
 		spin_lock_init(&per_cpu_ptr(kd->page_cache, cpu)->lock);
+	atomic_inc(&kc_page_users);
 	return 0;
 }
 
@@ -457,9 +496,12 @@ int kc_crypt_cache_init(struct kc_dev *kd)
  */
 void kc_crypt_cache_exit(struct kc_dev *kd)
 {
-	if (kd->page_cache)
+	if (kd->page_cache) {
 		kc_crypt_trim(kd, true);
-	free_percpu(kd->page_cache);
+		free_percpu(kd->page_cache);
+		atomic_dec(&kc_page_users);
+	}
+	percpu_counter_destroy(&kd->nr_pages);
 }
 
 static void kc_free_pages(struct kc_io *io)

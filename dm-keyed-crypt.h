@@ -32,6 +32,7 @@
 #include <linux/mempool.h>
 #include <linux/mutex.h>
 #include <linux/percpu-refcount.h>
+#include <linux/percpu_counter.h>
 #include <linux/scatterlist.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
@@ -546,6 +547,7 @@ enum kc_mode {
  *		completed
  * @journal_wq:	the journal worker
  * @page_cache:	bounce pages for the next writes
+ * @nr_pages:	bounce pages in use or kept
  * @wait_ref:	for keyslots to be freed
  * @nr_keyslots: loaded keys not yet freed
  * @locked_reads: reads failed for a missing key
@@ -611,6 +613,7 @@ struct kc_dev {
 	struct workqueue_struct *journal_wq;
 
 	struct kc_page_cache __percpu *page_cache;
+	struct percpu_counter nr_pages;
 
 	wait_queue_head_t wait_ref;
 	atomic_t nr_keyslots;

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import subprocess
+import threading
 import time
 
 import kc
@@ -435,6 +436,40 @@ def check_bounce_pages():
     kc.remove("kc")
 
 
+def check_memory():
+    """A disk that does not answer: what waits for it must not take all the memory."""
+    def used():
+        with open("/proc/meminfo") as f:
+            m = {l.split(":")[0]: int(l.split()[1]) for l in f}
+        return (m["MemTotal"] - m["MemFree"] - m["Buffers"] - m["Cached"] - m["SReclaimable"]) >> 10
+
+    def write(i):
+        ended.append(os.pwritev(fd, [buf], i << 20))
+
+    lower = kc.create("lower", "0 %d linear %s 0" % (kc.size_of(DATA) >> 9, DATA))
+    fd = os.open(make(192 << 11, "owner:uid", disk=lower), os.O_WRONLY | os.O_DIRECT)
+    buf = mmap.mmap(-1, 1 << 20)
+    ended = []
+    for i in range(192):
+        write(i)  # a second write has nothing to wait for but memory
+    ended.clear()
+    kc.suspend("lower")
+    before = used()
+    writers = [threading.Thread(target=write, args=(i,)) for i in range(192)]
+    for w in writers:
+        w.start()
+    time.sleep(5)
+    taken, limit = used() - before, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 50 >> 20
+    kc.resume("lower")
+    for w in writers:
+        w.join()
+    os.close(fd)
+    kc.ok("192 writes of 1 MiB that wait for the disk take 2 % of the memory", limit // 2 < taken < limit + 24,
+          "%d MiB, 2 %% are %d" % (taken, limit))
+    kc.equal("and end when it goes on", (len(ended), set(ended)), (192, {1 << 20}))
+    kc.remove("kc", "lower")
+
+
 def check_fio():
     for bs, how in ((4096, "--direct=0 --end_fsync=1"), (512, "--direct=1 --fsync=8")):
         dev = make(16 << 11, "owner:uid", "sector_size:%d" % bs)
@@ -450,7 +485,7 @@ kc.join_session()
 for who in "root", "alice", "bob":
     kc.add_key("logon", "kc:" + who, os.urandom(64))
 ALL = {f.__name__: f for f in (check_errors, check_holes, check_tables, check_cache, check_journal,
-                                check_bounce_pages, check_fio)}
+                                check_bounce_pages, check_memory, check_fio)}
 ALL["check_sizes4096"] = lambda: check_sizes(4096, 24 << 11)
 ALL["check_sizes512"] = lambda: check_sizes(512, 8 << 11)
 for check_name, check in ALL.items():
