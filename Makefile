@@ -42,6 +42,10 @@ help:
 	@echo 'make check-kernels  make check on 6.1, 6.12 and the newest 7.x, one after another'
 	@echo 'make kernel-6.1 kernel-6.12 kernel-7  fetch one of these kernels, with headers and compiler, into build/'
 	@echo '               (not installed); KERNEL=6.12 makes module, check, demo, shell and others use it'
+	@echo 'make debug-kernel  build a kernel that looks for errors: KASAN, lockdep and others (twenty minutes);'
+	@echo '               KERNEL=debug uses it; kernel-kcsan: one that looks for data races'
+	@echo 'make check-debug  make check and more on these kernels (hours)'
+	@echo 'make coverage  make check on the debug kernel: what of the module is not run (hours)'
 	@echo 'make deb       the Debian package keyed-crypt-dkms, in build/deb'
 	@echo 'make check-deb  install that in a VM, for two kernels, and purge it'
 	@echo 'make demo      the same for a short show of what the target does'
@@ -55,9 +59,15 @@ help:
 	@echo 'make clean     remove what kbuild made'
 	@echo 'make distclean remove build/ as well: kernels, VM images, logs'
 
+# What the debug kernel watches a module do if it is asked to. GCOV=1 counts which branches are taken, of the functions
+# as they are written; undefined behaviour would be looked for in branches of its own.
+instrument-debug := $(if $(GCOV),GCOV_PROFILE=y KCFLAGS='-fno-inline-functions -fno-inline-small-functions \
+	-fno-inline-functions-called-once -fno-ipa-cp -fno-ipa-sra -fno-partial-inlining',UBSAN_SANITIZE=y)
+instrument := $(instrument-$(lastword $(subst -, ,$(KERNEL))))
+
 # One kbuild at a time in this folder
 kbuild = mkdir -p build && PATH="$(CURDIR)/build/kernel/$(KERNEL)/usr/bin:$$PATH" \
-	flock build/.lock $(MAKE) -C $(KDIR) M=$(KC_MODULES)
+	flock build/.lock $(MAKE) $(instrument) -C $(KDIR) M=$(KC_MODULES)
 have_headers = @test -f Kbuild || { echo 'no Kbuild here' >&2; exit 1; }; \
 	test -n "$(KDIR)" || { echo 'no headers of kernel $(KERNEL): make setup, or KDIR=<headers>' >&2; exit 1; }
 
@@ -126,6 +136,19 @@ kernel-6.1 kernel-6.12 kernel-7: kernel-%:
 
 check-kernels:
 	@TESTS="$(if $(filter-out file,$(origin TESTS)),$(TESTS))" tests/check-kernels 6.1 6.12 7
+
+# Kernels that look for errors. A build of the module for them asks for more of it.
+.PHONY: debug-kernel kernel-debug kernel-kcsan check-debug coverage
+debug-kernel: kernel-debug
+kernel-debug kernel-kcsan: kernel-%:
+	@KERNEL=$* tests/setup
+	@tests/debug/build $*
+
+check-debug: kernel-debug kernel-kcsan
+	@tests/debug/check debug kcsan
+
+coverage: kernel-debug
+	@GCOV=1 tests/debug/check debug
 
 deb:
 	@tests/deb/build

@@ -25,11 +25,11 @@ kernel_headers() {
 }
 
 # kernel_resolve NAME: the release of that name, which may be the beginning of its version ("6.12"): that of
-# the newest installed headers, or one that tests/fetch-kernel fetched.
+# the newest installed headers, or one that tests/fetch-kernel fetched; or the name of one of tests/debug/build.
 kernel_resolve() {
 	local installed
 
-	if [[ ! $1 =~ ^[0-9]+(\.[0-9]+)?$ ]]; then
+	if [[ ! $1 =~ ^([0-9]+(\.[0-9]+)?|debug|kcsan)$ ]]; then
 		printf '%s\n' "$1"
 		return
 	fi
@@ -132,6 +132,24 @@ kernel_modules() {
 		kernel_modules_in "$b" "$1" && return 0
 	done < <(kernel_bases "$1")
 	return 1
+}
+
+# kernel_source FOLDER: the tar of the kernel's source in Debian's linux-source package, which is fetched
+# into the folder if it is not installed
+kernel_source() {
+	local package tar
+
+	package=$(apt-cache depends linux-source | sed -n 's/^ *Depends: \(linux-source-[0-9.]*\)$/\1/p')
+	[[ $package ]] || return
+	tar=/usr/src/$package.tar.xz
+	if [[ ! -e $tar ]]; then
+		printf 'fetching %s\n' "$package" >&2
+		(cd "$1" && apt-get -qq -o APT::Sandbox::User=root download "$package") >&2 || return
+		dpkg --fsys-tarfile "$1/$package"_*.deb | tar -xOf - ".$tar" > "$1/tar.xz" || return
+		rm -f "$1/$package"_*.deb
+		tar=$1/tar.xz
+	fi
+	printf '%s\n' "$tar"
 }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
