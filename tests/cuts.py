@@ -259,8 +259,12 @@ def check_files(kind, folder, base, wrong):
                 found[number] = (present[number], *result)
             else:
                 doomed.append((number, present[number]))
+        # as above, where the first name may still be the file's
+        back = {old for new, old in replaced if kind == "btrfs" and present.get(new) == "r" and old in present}
         for new, old in replaced:
-            if new in present and (present[new] == "r") == (old in present):
+            if old in back:
+                kc.diag("%s/%s has come back" % (top, present[old]))
+            elif new in present and new not in back and (present[new] == "r") == (old in present):
                 wrong("%s/r: neither %d nor %d, or both" % (top, old, new))
         base["found"][str(uid)] = found
         base["doomed"][str(uid)] = doomed
