@@ -708,6 +708,7 @@ static void kc_dtr(struct dm_target *ti)
 {
 	struct kc_target *t = ti->private;
 
+	kc_crypt_exit(t);	/* its pages are counted by the device */
 	if (t->kd) {
 		mutex_lock(&kc_devs_lock);
 		mutex_lock(&t->kd->event_lock);
@@ -719,7 +720,6 @@ static void kc_dtr(struct dm_target *ti)
 		kc_dev_put(t->kd);
 		mutex_unlock(&kc_devs_lock);
 	}
-	kc_crypt_exit(t);
 	if (t->meta_dev)
 		dm_put_device(ti, t->meta_dev);
 	if (t->dev)
