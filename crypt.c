@@ -492,12 +492,14 @@ int kc_crypt_cache_init(struct kc_dev *kd)
 
 /**
  * kc_crypt_cache_exit() - free them
- * @kd:		the device, without bios
+ * @kd:		the device, without bios and targets
  */
 void kc_crypt_cache_exit(struct kc_dev *kd)
 {
 	if (kd->page_cache) {
 		kc_crypt_trim(kd, true);
+		/* a page lost, or a pool that is to be freed later */
+		WARN_ON_ONCE(percpu_counter_sum(&kd->nr_pages));
 		free_percpu(kd->page_cache);
 		atomic_dec(&kc_page_users);
 	}
