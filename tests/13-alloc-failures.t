@@ -5,10 +5,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 
 # A vmalloc() without memory prints a trace; a real fault prints more than that.
-VM_ARGS=(--disk data=16M --mem 768M --timeout 1200 --append rcupdate.rcu_expedited=1
+VM_ARGS=(--disk data=16M --mem 768M --timeout 1200 --append "rcupdate.rcu_expedited=1 ${append:-}"
 	--allow-dmesg 'Call Trace:$')
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 # shellcheck source=tests/python.sh
 . "$KC_TESTS/python.sh"
 

@@ -179,6 +179,21 @@ def control():
     return what[0].__name__, attempt(*what)[0]
 
 
+def step(op):
+    """One operation on the device; its error."""
+    if op == "write":
+        return dev.write_block(*dev.own_block())
+    if op == "first write":
+        return dev.write_block(RND.randint(1, 3), dev.fresh_block())
+    if op == "read":
+        return dev.check_block(dev.own_block()[1])
+    if op == "much":
+        return dev.write_much()
+    if op == "fsync":
+        return dev.flush()
+    return attempt(kc.message, "kc", RND.choice(("commit", "owner list", "map 0 %d" % NR)))[0]
+
+
 def settle(reload=False):
     if reload:
         kc.suspend("kc")
@@ -209,16 +224,7 @@ errors, tries = {}, {}
 with Failing(10, True):
     for i in range(400):
         op = RND.choice(("write", "first write", "read", "fsync") if i % 20 else ("much",))
-        if op == "write":
-            error = dev.write_block(*dev.own_block())
-        elif op == "first write":
-            error = dev.write_block(RND.randint(1, 3), dev.fresh_block())
-        elif op == "read":
-            error = dev.check_block(dev.own_block()[1])
-        elif op == "much":
-            error = dev.write_much()
-        else:
-            error = dev.flush()
+        error = step(op)
         tries[op] = tries.get(op, 0) + 1
         if error != "none":
             errors[op, error] = errors.get((op, error), 0) + 1
@@ -262,16 +268,7 @@ for i in range(20):
         set_up("fail_make_request", probability=percent, times=-1)
         for _ in range(12):
             op = RND.choice(("write", "first write", "read", "fsync", "control"))
-            if op == "write":
-                error = dev.write_block(*dev.own_block())
-            elif op == "first write":
-                error = dev.write_block(RND.randint(1, 3), dev.fresh_block())
-            elif op == "read":
-                error = dev.check_block(dev.own_block()[1])
-            elif op == "fsync":
-                error = dev.flush()
-            else:
-                error = attempt(kc.message, "kc", RND.choice(("commit", "owner list", "map 0 %d" % NR)))[0]
+            error = step(op)
             kinds[op, error] = kinds.get((op, error), 0) + 1
         set_up("fail_make_request", probability=0)
         for d in disk:
