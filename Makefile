@@ -45,7 +45,7 @@ help:
 	@echo 'make debug-kernel  build a kernel that looks for errors: KASAN, lockdep and others (twenty minutes);'
 	@echo '               KERNEL=debug uses it; kernel-kcsan: one that looks for data races'
 	@echo 'make check-debug  make check and more on these kernels (hours)'
-	@echo 'make coverage  make check on the debug kernel: what of the module is not run (hours)'
+	@echo 'make coverage  make check on a third one: which branches of the module no test takes (an hour)'
 	@echo 'make deb       the Debian package keyed-crypt-dkms, in build/deb'
 	@echo 'make check-deb  install that in a VM, for two kernels, and purge it'
 	@echo 'make demo      the same for a short show of what the target does'
@@ -59,10 +59,11 @@ help:
 	@echo 'make clean     remove what kbuild made'
 	@echo 'make distclean remove build/ as well: kernels, VM images, logs'
 
-# What the debug kernel watches a module do if it is asked to. GCOV=1 counts which branches are taken, of the functions
-# as they are written; undefined behaviour would be looked for in branches of its own.
-instrument-debug := $(if $(GCOV),GCOV_PROFILE=y KCFLAGS='-fno-inline-functions -fno-inline-small-functions \
-	-fno-inline-functions-called-once -fno-ipa-cp -fno-ipa-sra -fno-partial-inlining',UBSAN_SANITIZE=y)
+# What the debug kernels watch a module do if it is asked for: undefined behaviour; which branches are taken, of the
+# functions as they are written
+instrument-debug := UBSAN_SANITIZE=y
+instrument-gcov := GCOV_PROFILE=y KCFLAGS='-fno-inline-functions -fno-inline-small-functions \
+	-fno-inline-functions-called-once -fno-ipa-cp -fno-ipa-sra -fno-partial-inlining'
 instrument := $(instrument-$(lastword $(subst -, ,$(KERNEL))))
 
 # One kbuild at a time in this folder
@@ -138,17 +139,17 @@ check-kernels:
 	@TESTS="$(if $(filter-out file,$(origin TESTS)),$(TESTS))" tests/check-kernels 6.1 6.12 7
 
 # Kernels that look for errors. A build of the module for them asks for more of it.
-.PHONY: debug-kernel kernel-debug kernel-kcsan check-debug coverage
+.PHONY: debug-kernel kernel-debug kernel-kcsan kernel-gcov check-debug coverage
 debug-kernel: kernel-debug
-kernel-debug kernel-kcsan: kernel-%:
+kernel-debug kernel-kcsan kernel-gcov: kernel-%:
 	@KERNEL=$* tests/setup
 	@tests/debug/build $*
 
 check-debug: kernel-debug kernel-kcsan
 	@tests/debug/check debug kcsan
 
-coverage: kernel-debug
-	@GCOV=1 tests/debug/check debug
+coverage: kernel-gcov
+	@tests/debug/check gcov
 
 deb:
 	@tests/deb/build

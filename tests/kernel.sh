@@ -29,7 +29,7 @@ kernel_headers() {
 kernel_resolve() {
 	local installed
 
-	if [[ ! $1 =~ ^([0-9]+(\.[0-9]+)?|debug|kcsan)$ ]]; then
+	if [[ ! $1 =~ ^([0-9]+(\.[0-9]+)?|debug|kcsan|gcov)$ ]]; then
 		printf '%s\n' "$1"
 		return
 	fi

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-# tests/debug/coverage.py FOLDER: what tests run of the module, which was built in that folder with GCOV=1.
+# tests/debug/coverage.py FOLDER: what tests run of the module, which was built in that folder with KERNEL=gcov.
 #
 # The guests left their counters in build/vm/test/<name>/out/gcov/<boot>; those of this very build are added up,
 # and gcov makes lines and branches of them. Printed are a table by file, and each branch of a line that was run but
@@ -33,7 +33,7 @@ def gather(objects):
     notes = {os.path.basename(p)[:-5]: p for p in glob.glob(os.path.join(objects, "*.gcno"))
              if not p.endswith(".mod.gcno")}
     if not notes:
-        sys.exit("coverage: %s was not built with GCOV=1" % objects)
+        sys.exit("coverage: %s was not built with KERNEL=gcov" % objects)
     shutil.rmtree(OUT, ignore_errors=True)
     work = os.path.join(OUT, "sum")
     os.makedirs(work)
