@@ -332,6 +332,12 @@ ways() {
 	must add_key logon kc:alice "$akey" @u
 	becomes "and back" alice unlocked
 	is "and read right" "$(kio same 100)" ok
+	must add_key logon kc:alice "${akey:0:64}" @u
+	becomes "keyctl padd with fewer bytes: wrong-key within a second" alice wrong-key
+	is "and unreadable" "$(kio read 100)" EIO
+	must add_key logon kc:alice "$akey" @u
+	becomes "and back" alice unlocked
+	is "and read right" "$(kio same 100)" ok
 
 	# --- the same key, the same bytes: nobody notices
 	for i in "alice $akey" "dev $dkey"; do
@@ -359,10 +365,10 @@ ways() {
 }
 
 device() {
-	local id before wait
+	local id before wait i got
 
 	new_wiped
-	new_device
+	new_device allow_discards
 	must add_key logon kc:alice "$akey" @u
 	must msg owner add alice 1000 :64:logon:kc:alice
 	is "alice writes" "$(kio write 1000 100)" ok
@@ -383,6 +389,7 @@ device() {
 	is "of map blocks never read too" "$(kio read 9000)" EIO
 	is "writes fail" "$(kio write 0 300)" EIO
 	is "owners' writes fail" "$(kio write 1002 101)" EIO
+	is "discards fail" "$(kio discard 100)" EIO
 	is "flushes fail" "$(kio flush)" EIO
 	fails_with "messages fail" ENOKEY msg owner list
 	fails_with "all of them" ENOKEY msg map 0 1
@@ -407,6 +414,20 @@ device() {
 	must add_key logon kc:dev "$dkey" @u
 	becomes "and back" alice unlocked 2000
 	is "nothing is lost" "$(kio same 102)" ok
+
+	# The next bio of all that can be done without the device key's own transform
+	for i in "102 an owner's block" "5000 a block of nobody" "102 discard a discard"; do
+		got=${i%% *}
+		[[ $i != *' discard '* ]] || got+=' discard'
+		id=$(keyctl search @u logon kc:dev)
+		# shellcheck disable=SC2086 # one word or two
+		is "device key revoked, and at once: ${i#"$got "}" "$(kio after revoke "$id" $got)" "ok EIO"
+		becomes "and the state follows" alice locked
+		must keyctl unlink "$id" @u
+		must add_key logon kc:dev "$dkey" @u
+		becomes "and back" alice unlocked 2000
+		is "nothing is lost" "$(kio same 102)" ok
+	done
 
 	# The device is removed with its key gone: at once, and later
 	for wait in 0 2; do

@@ -9,10 +9,12 @@ a result is "ok" or the name of an error.
   readahead BLOCK [COUNT]       posix_fadvise(WILLNEED), then a buffered read
   write UID BLOCK [COUNT]       direct write of random bytes as that user
   same BLOCK [COUNT]            direct read: "ok" if it is what was last written there, or "differs"
+  discard BLOCK                 a discard: the result
   flush                         fsync of the device
   ms                            how long the last of these took
   steady MS BLOCK               direct reads for so long: "ok", or the first error
-  after OP SERIAL BLOCK         a direct read, a keyctl operation, and at once a direct read
+  after OP SERIAL BLOCK [discard]  a direct read, a keyctl operation, and at once a direct read, or a
+                                discard
   expiry SERIAL SECONDS BLOCK   sets a key's timeout and reads until that fails: the error,
                                 and ms from the last full second until then
   unlink SERIAL RING BLOCK      unlinks a key and reads until that fails: the error, ms from the call
@@ -21,12 +23,15 @@ a result is "ok" or the name of an error.
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
+import struct
 import sys
 import time
 
 BLOCK = 4096
+BLKDISCARD = 0x1277
 SYS_KEYCTL = {"x86_64": 250, "aarch64": 219, "armv7l": 311, "s390x": 280}[os.uname().machine]
 KEYCTL = {"revoke": 3, "unlink": 9, "timeout": 15, "invalidate": 21}
 
@@ -63,6 +68,11 @@ def writing(fd, buf, block, uid):
         return "ok" if os.pwritev(fd, [buf], block * BLOCK) == len(buf) else "short"
     finally:
         os.seteuid(0)
+
+
+def discarding(fd, block):
+    fcntl.ioctl(fd, BLKDISCARD, struct.pack("=QQ", block * BLOCK, BLOCK))
+    return "ok"
 
 
 def until_failure(fd, buf, block, seconds):
@@ -102,15 +112,19 @@ def io(op, args):
 
 
 def keys(op, args):
-    fd = os.open(dev, os.O_RDONLY | os.O_DIRECT)
+    fd = os.open(dev, os.O_RDWR | os.O_DIRECT)
     try:
+        if op == "discard":
+            return attempt(discarding, fd, int(args[0]))
+        then = args.pop() if args[-1] == "discard" else ""
         block, buf = int(args[-1]), mmap.mmap(-1, BLOCK)
         if op == "steady":
             return until_failure(fd, buf, block, int(args[0]) / 1000)
         if op == "after":
             before = attempt(reading, fd, buf, block)
             keyctl(args[0], args[1])
-            return before + " " + attempt(reading, fd, buf, block)
+            after = attempt(discarding, fd, block) if then else attempt(reading, fd, buf, block)
+            return before + " " + after
         if op == "expiry":
             keyctl("timeout", args[0], args[1])
             result = until_failure(fd, buf, block, int(args[1]) + 3)
