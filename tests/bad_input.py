@@ -10,6 +10,7 @@ import struct
 import time
 
 import kc
+import kcformat as f
 
 DISK = "/dev/disk/kc/"
 DATA, META = DISK + "data", DISK + "meta"
@@ -133,6 +134,10 @@ def bad_tables():
                               ("%:kc-none", "ENOKEY", "no such keyring"), (str(A_KEY), "ENOTDIR", "is a key, not a keyring")):
         no_table("keyring:" + ring, error, "keyring: %s: %s" % (text, ring) if text[0] == "n" else "keyring: " + text,
                  line(opts="1 keyring:" + ring))
+    ring = kc.keyctl(0, kc.USER, 0)
+    kc.keyctl(5, ring, 0x37370000)  # may not be searched
+    no_table("a user keyring that may not be searched", "ENOKEY", "keyring: no such keyring: user keyring", GOOD)
+    kc.keyctl(5, ring, 0x3f3f0000)
     no_table("a length that is no multiple of sector_size", e, "length of 65537 sectors is not a multiple of sector_size 4096",
              line(length=LENGTH + 1))
     no_table("more blocks than the format can count", "EFBIG", "device of 9007199254740992 blocks is too large",
@@ -168,6 +173,9 @@ def bad_tables():
             ("aes-cbc-essiv:", e, "essiv needs a digest"), ("aes-cbc-essiv:foo", "ENOENT", "not known to the kernel"),
             ("aes-xts-plain64:sha256", e, "only essiv takes an option"),
             ("aes-xts-plain64-" + "x" * 128, e, "is too long"),
+            # The kernel's name for it is longer.
+            ("x" * 123 + "-ecb", e, "is too long"), ("aes-cbc-essiv:" + "x" * 113, e, "is too long"),
+            ("aes-plain-plain64", "ENOENT", "cipher is not known to the kernel"),
             # What would write plaintext
             ("cipher_null-ecb", e, "cipher has no key: it would write plaintext"),
             ("cipher_null-ecb-null", e, "cipher has no key: it would write plaintext"),
@@ -188,6 +196,7 @@ def bad_tables():
             (":0:logon:kc:root", "key size is not a number from 1 to 256"),
             (":257:logon:kc:root", "key size is not a number from 1 to 256"),
             (":x:logon:kc:root", "key size is not a number from 1 to 256"),
+            (":00000064:logon:kc:root", "key has no size"),
             (":64:keyring:kc:root", "key type is not one of logon, user, encrypted, trusted"),
             (":64:logonx:kc:root", "key type is not one of logon, user, encrypted, trusted"),
             (":64:logon:", "key has no description"),
@@ -208,6 +217,7 @@ def bad_tables_live():
     dev = kc.create("kc", GOOD)
     kc.write(dev, 0, b"z" * BLOCK)
     kc.message("kc", "commit")
+    whole = kc.create("whole", "0 %d linear %s 0" % (kc.size_of(DATA) // 512, DATA))
     table, status, before = kc.table_of("kc"), kc.status("kc"), disk_sum()
 
     def try_load(table, ro=False):
@@ -233,6 +243,10 @@ def bad_tables_live():
             ("read-only", "EBUSY", "the live table is read-write: remove the device to change that", GOOD, True),
             ("metadata inside the live one", "EBUSY", "metadata area is in use by 253:0",
              line(opts="1 meta_offset:8"), False),
+            ("two targets with it", "EBUSY", "metadata area is in use by 253:0",
+             GOOD + "\n" + GOOD.replace("0", str(LENGTH), 1), False),
+            ("its data on another disk", "EBUSY", "the live table has its data at sector 32768 of vd.*, not at 32768 of dm-.*: remove",
+             line(disk=whole, opts="2 owner:uid meta_device:" + DATA), False),
             ("its data elsewhere", "EBUSY", "the live table has its data at sector 32768 of vd.*, not at 32776 of vd.*: remove",
              line(offset="32776"), False)):
         refused("over a live device: " + name, error, "table: .*keyed-crypt: .*" + text, try_load, new, ro)
@@ -240,10 +254,15 @@ def bad_tables_live():
             kc.create, "kc2", GOOD)
     refused("another device over a part of it", "EBUSY", "metadata area is in use by 253:0",
             kc.create, "kc2", line(opts="1 meta_offset:800"))
+    kc.remove("whole")
     kc.equal("the live device kept its table", kc.table_of("kc"), table)
     kc.equal("and its state", kc.status("kc"), status)
     kc.equal("the disks have the same hash as before", disk_sum(), before)
     kc.same("and its data", kc.read(dev, 0, BLOCK), b"z" * BLOCK)
+    kc.remove("kc")
+    kc.create("kc", GOOD, ro=True)
+    refused("over a live device that is read-only: read-write", "EBUSY",
+            "table: .*keyed-crypt: the live table is read-only: remove the device to change that", try_load, GOOD)
     kc.remove("kc")
     # The same again when it is not live
     for name, text, new in (
@@ -259,6 +278,23 @@ def bad_tables_live():
         no_table("a formatted area and " + name, "EINVAL", text, new)
     no_table("a formatted area and another key", "EKEYREJECTED",
              "device key is the wrong one: the check value of :64:logon:kc:alice is not the recorded one", line(key=":64:logon:kc:alice"))
+
+
+def two_on_a_disk():
+    """Each with its metadata area before its data: they do not get in each other's way, whichever comes first."""
+    length = 16384
+    tables = {"kc": line(length=length, offset="4096"),
+              "kc2": line(length=length, offset="32768", opts="1 meta_offset:24576")}
+    kc.zero(DATA, 0, 32 << 20)
+    for turn, names in enumerate((("kc", "kc2"), ("kc2", "kc"))):
+        errors = [kc.errno_of(kc.create, name, tables[name]) for name in names]
+        kc.equal("two devices on a disk, %s first" % names[0], errors, ["none", "none"])
+        for name in names:
+            dev = kc.node(kc.dm(kc.DEV_STATUS, name)[0])
+            if not turn:
+                kc.write(dev, 0, name[-1].encode() * (length * 512))
+            kc.ok("%s has its own data" % name, kc.read(dev, 0, length * 512) == name[-1].encode() * (length * 512))
+        kc.remove(*names)
 
 
 # ---- messages ----
@@ -617,6 +653,32 @@ def bad_seals():
         no_area("%s of another area" % name, "EBADMSG", text + " is not authentic", image)
 
 
+def owner_types():
+    """An owner whose key is of a type this kernel has not got is locked; one whose key is of none is nobody's."""
+    image = bytearray(f.make_area(ROOT_KEY, LENGTH // 8, owner_blocks=16))
+    s = f.super_parse(image)
+    keys = f.Keys(ROOT_KEY, s["salt"], s["uuid"])
+
+    def owner(key_type):
+        unit = f.OWNER_START * 8 + 2
+        payload = f.OWNER_HEAD.pack(1, 64, key_type, 1, b"tina", os.urandom(32), b"kc:tina") + struct.pack("<2I", 1000, 1000)
+        image[unit * 512:(unit + 1) * 512] = keys.seal_unit(f.OWNER, unit, payload.ljust(f.UNIT_PAYLOAD, b"\0"))
+
+    for key_type in 0, 5, 255:
+        owner(key_type)
+        no_area("an owner's key of type %d" % key_type, "EINVAL", "owner table: slot 2 has impossible values", image)
+    owner(4)
+    put_image(image)
+    dev = kc.create("kc", GOOD)
+    kc.equal("metadata: an owner with a trusted key is locked", kc.message("kc", "owner list"),
+             "tina 2 locked 1000 :64:trusted:kc:tina 0")
+    refused("metadata: and cannot be unlocked", "EOPNOTSUPP", "owner tina: key :64:trusted:kc:tina not found", kc.message, "kc",
+            "owner unlock tina")
+    kc.equal("metadata: or write", kc.errno_of(kc.write, dev, 0, bytes(BLOCK), uid=1000), "EIO")
+    kc.equal("metadata: others do", kc.errno_of(kc.write, dev, 0, bytes(BLOCK), uid=1001), "none")
+    kc.remove("kc")
+
+
 def bad_journals():
     """The journal counts after an unclean stop only"""
     image = bytearray(clean)
@@ -653,12 +715,12 @@ def bad_map_blocks():
             flip(image, MAP * BLOCK + 4000)
         put_image(image)
         dev = kc.create("kc", GOOD)
-        for what, f, args in (("read", kc.read, (dev, 0, BLOCK)), ("write", kc.write, (dev, 0, bytes(BLOCK))),
+        for what, call, args in (("read", kc.read, (dev, 0, BLOCK)), ("write", kc.write, (dev, 0, bytes(BLOCK))),
                               ("read of an unassigned block", kc.read, (dev, 1 << 22, BLOCK)),
                               ("map", kc.message, ("kc", "map 0 1"))):
             refused("metadata: map block 0, %s: %s" % (name, what), "EBADMSG" if what == "map" else "EIO",
                     # the log is rate limited
-                    "keyed-crypt: 253:0: map block 0 is not authentic" if not data else None, f, *args)
+                    "keyed-crypt: 253:0: map block 0 is not authentic" if not data else None, call, *args)
         kc.ok("metadata: the other map blocks are not harmed", kc.read(dev, 16 << 20, 8 * BLOCK) == contents[3][1])
         kc.write(dev, 24 << 20, b"n" * BLOCK)
         kc.message("kc", "commit")
@@ -695,6 +757,8 @@ for desc, size in (("root", 64), ("alice", 64), ("bob", 64), ("carl", 64), ("dor
                    ("revoked", 64)):
     payload = os.urandom(size)
     key = kc.add_key("logon", "kc:" + desc, payload)
+    if desc == "root":
+        ROOT_KEY = payload
     if desc == "alice":
         kc.add_key("user", "kc-alice-too", payload)
     if desc == "revoked":
@@ -708,10 +772,11 @@ timed(bad_tables)
 kc.equal("bad table lines: the disks have the same hash as before", disk_sum(), before_tables)
 kc.ok("the area is still all zeros", not any(kc.read(DATA, 0, AREA)))
 timed(bad_tables_live)
+timed(two_on_a_disk)
 kc.zero(DATA, 0, AREA)
 timed(bad_messages)
 make_areas()
-for check in (sound_areas, bad_fields, bad_copies, foreign_copies, not_to_format, bad_seals, bad_journals,
+for check in (sound_areas, bad_fields, bad_copies, foreign_copies, not_to_format, bad_seals, owner_types, bad_journals,
               bad_map_blocks, cut_short):
     timed(check)
 new_log()
