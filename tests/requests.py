@@ -7,6 +7,7 @@ import mmap
 import os
 import random
 import re
+import struct
 import subprocess
 import threading
 import time
@@ -258,6 +259,126 @@ def check_holes():
     kc.remove("kc")
 
 
+# ---- whose direct writes are ----
+
+def check_owners():
+    dev = make(16 << 11, "owner:projid")
+    kc.write(dev, 0, bytes(4096), uid=1000)
+    kc.equal("owner:projid: a direct write is nobody's in particular", kc.message("kc", "map 0 2"), "0 1 1\n1 1 0")
+    kc.remove("kc")
+
+    dev = make(16 << 11, "owner:uid", "meta_device:" + META, offset=0)
+    # memory of root, who is no owner, and the page cache of a disk, which is nobody's
+    page = mmap.mmap(-1, 4096)
+    page[:] = b"p" * 4096
+    fd = os.open(DISK + "half", os.O_RDONLY)
+    other = mmap.mmap(fd, 4096, prot=mmap.PROT_READ)
+    os.close(fd)
+    before = kc.disk_stat(DATA)
+    fd = os.open(dev, os.O_WRONLY | os.O_DIRECT)
+    n = os.pwritev(fd, [page, other, page], 0)
+    os.close(fd)
+    kc.equal("pages of several sources and one owner are written", n, 12288)
+    kc.equal("with one request", data_io(before)[2:4], [1, 24])
+    kc.same("which is right", kc.read(dev, 0, 12288), page[:] + other[:] + page[:])
+    kc.equal("and under the device key", kc.message("kc", "map 0 4"), "0 3 1\n3 1 0")
+
+    # Pages of the kernel, written in the context of root, who is an owner now
+    kc.message("kc", "owner ids alice 0")
+    kc.write(dev, 0, bytes(65536))
+    kc.equal("root's direct writes are alice's", kc.message("kc", "map 0 16"), "0 16 2")
+    kc.create("pool", "0 16384 thin-pool %s %sfourk 128 0" % (dev, DISK))
+    kc.message("pool", "create_thin 0")
+    kc.remove("pool")
+    first = kc.message("kc", "map 0 16").split("\n")[0].split()
+    kc.ok("metadata of a thin pool on it is nobody's in particular", first[0] == "0" and first[2] == "1", first)
+    kc.create("pool", "0 16384 thin-pool %s %sfourk 128 0" % (dev, DISK))
+    kc.equal("and is read again", kc.errno_of(kc.message, "pool", "create_thin 0"), "EEXIST")
+    kc.remove("pool", "kc")
+
+
+def check_stacked():
+    """A target above it keeps its limits when another table with larger blocks is loaded."""
+    length = 16 << 11
+    dev = make(length, "owner:uid", "sector_size:512")
+    upper = kc.create("upper", "0 %d linear %s 0" % (length, dev))
+    kc.reload("kc", table(length, "owner:uid", "meta_device:" + META, offset=OFFSET + length))
+    kc.equal("a stacked device still says that it takes sectors", kc.queue(upper, "logical_block_size"), "512")
+    kc.write(upper, 0, b"s" * 8192)
+    before = kc.disk_stat(DATA)
+    for at, size in (512, 512), (0, 512), (3584, 1024), (512, 4096):
+        kc.equal("a read of %d bytes at %d fails" % (size, at), kc.errno_of(kc.read, upper, at, size), "EIO")
+        kc.equal("a write too", kc.errno_of(kc.write, upper, at, bytes(size)), "EIO")
+    kc.equal("the disk saw none of them", data_io(before)[:4], [0] * 4)
+    kc.same("blocks are as they were", kc.read(upper, 0, 8192), b"s" * 8192)
+    kc.remove("upper", "kc")
+
+
+# ---- trace events ----
+
+def mount_tracing():
+    tracing = "/sys/kernel/tracing/"
+    if not os.path.exists(tracing + "trace"):
+        subprocess.run(("mount", "-t", "tracefs", "tracefs", tracing), check=True)
+    return tracing
+
+
+class Perf:
+    """Counts an event on all processors, as perf does."""
+
+    def __init__(self, event):
+        attr = struct.pack("=IIQQQQQ16x", 2, 64, event, 0, 0, 0, 0)
+        nr = {"x86_64": 298, "aarch64": 241, "armv7l": 364, "s390x": 331}[os.uname().machine]
+        self.fds = [kc.syscall(nr, attr, -1, cpu, -1, 0) for cpu in range(os.cpu_count())]
+
+    def read(self):
+        return sum(struct.unpack("=Q", os.read(fd, 8))[0] for fd in self.fds)
+
+    def close(self):
+        for fd in self.fds:
+            os.close(fd)
+
+
+def check_trace():
+    """The trace events, with a reader of each kind at once: tracefs and perf."""
+    tracing = mount_tracing()
+    names = "io", "key", "commit"
+
+    def put(name, value):
+        with open(tracing + name, "w") as f:
+            f.write(value)
+
+    dev = make(16 << 11, "owner:uid")
+    kc.message("kc", "commit")
+    perf = {}
+    for name in names:
+        with open(tracing + "events/keyed_crypt/keyed_crypt_%s/id" % name) as f:
+            perf[name] = Perf(int(f.read()))
+    put("trace", "")
+    put("events/keyed_crypt/enable", "1")
+    start = {name: perf[name].read() for name in names}
+    kc.write(dev, 0, bytes(16384), uid=1000)
+    kc.read(dev, 4096, 8192)
+    kc.read(dev, 16384, 4096)
+    kc.message("kc", "commit")
+    kc.message("kc", "owner lock alice")
+    kc.errno_of(kc.read, dev, 0, 4096)
+    kc.message("kc", "owner unlock alice")
+    counted = {name: perf[name].read() - start[name] for name in names}
+    put("events/keyed_crypt/enable", "0")
+    for name in names:
+        perf[name].close()
+    with open(tracing + "trace") as f:
+        seen = [re.sub(r".* keyed_crypt_(\w+: )\d+:\d+ (seq \d+ )?", r"\1", line.rstrip()) for line in f
+                if " keyed_crypt_" in line]
+    kc.equal("trace events", sorted(seen), sorted((
+        "io: write block 0 count 4 slot 2 change", "io: read block 1 count 2 slot 2 own",
+        "io: read block 4 count 1 slot 0 unassigned", "commit: blocks 1 error 0", "key: slot 2 locked",
+        "io: read block 0 count 1 slot 2 locked", "key: slot 2 unlocked")))
+    kc.equal("perf counts as many", counted, {"io": 4, "key": 2, "commit": 1})
+    kc.remove("kc")
+
+
 # ---- table lines and status ----
 
 def check_tables():
@@ -403,9 +524,7 @@ def check_journal():
 
 
 def check_bounce_pages():
-    tracing = "/sys/kernel/tracing/"
-    if not os.path.exists(tracing + "trace"):
-        subprocess.run(("mount", "-t", "tracefs", "tracefs", tracing), check=True)
+    tracing = mount_tracing()
 
     def put(name, value):
         with open(tracing + name, "w") as f:
@@ -486,7 +605,7 @@ def check_fio():
 kc.join_session()
 for who in "root", "alice", "bob":
     kc.add_key("logon", "kc:" + who, os.urandom(64))
-ALL = {f.__name__: f for f in (check_errors, check_holes, check_tables, check_cache, check_journal,
+ALL = {f.__name__: f for f in (check_errors, check_holes, check_owners, check_stacked, check_trace, check_tables, check_cache, check_journal,
                                 check_bounce_pages, check_memory, check_fio)}
 ALL["check_sizes4096"] = lambda: check_sizes(4096, 24 << 11)
 ALL["check_sizes512"] = lambda: check_sizes(512, 8 << 11)
