@@ -153,6 +153,12 @@ check("aes-xts-plain64 across 2^32 large sectors", AES, 64, 4096, 34359730176, 1
 check("aes-cbc-plain64be across 2^32 sectors", "aes-cbc-plain64be", 32, 4096, 4294966272, 16384)
 check("capi:xts(aes)-plain64", "capi:xts(aes)-plain64", 64, 4096, 8, 16384)
 check("capi:essiv(cbc(aes),sha256)-plain64", "capi:essiv(cbc(aes),sha256)-plain64", 32, 4096, 8, 16384)
+check("capi:cbc(aes)-essiv:sha256", "capi:cbc(aes)-essiv:sha256", 32, 4096, 8, 16384)
+# What dm-crypt takes a short specification for
+check("just aes", "aes", 32, 4096, 8, 16384)
+check("aes-plain", "aes-plain", 32, 512, 0, 16384)
+check("aes-ecb", "aes-ecb", 32, 512, 8, 16384)
+check("an empty option", AES + ":", 64, 4096, 0, 16384)
 check("aes-xts-null", "aes-xts-null", 64, 4096, 0, 16384)
 check("an owner's key of another size and type", AES, 64, 4096, 0, 16384, bob=":32:user:kc-bob32")
 check_huge("2.1 TiB, aes-xts-plain64", AES)
