@@ -6,6 +6,7 @@
 import os
 import re
 import signal
+import time
 
 import kc
 
@@ -190,6 +191,50 @@ def read_faults():
     kc.remove("kc")
 
 
+def lost_key():
+    """The device key goes while the disk does not answer a read, and comes back in another keyring."""
+    kc.zero(META, 0, 8 << 20)
+    dev = kc.create("kc", table())
+    kc.message("kc", "owner add alice 1000 :64:logon:kc:alice")
+    kc.write(dev, 0, b"r" * BLOCK)
+    kc.message("kc", "commit")
+    kc.suspend("data")
+    pid = os.fork()
+    if not pid:
+        os._exit(kc.errno_of(kc.read, dev, 0, BLOCK) != "EIO")
+    time.sleep(0.5)
+    log.new()
+    kc.unlink_key(device_key[0])
+    said = []
+    end = time.monotonic() + 10
+    while not said and time.monotonic() < end:
+        said = lines("keyed-crypt: 253:.*: device key is gone")
+        time.sleep(0.1)
+    kc.ok("the device key goes with a read under way", said)
+    time.sleep(1.5)
+    kc.equal("a read meanwhile fails", kc.errno_of(kc.read, dev, 0, BLOCK), "EIO")
+    kc.resume("data")
+    kc.equal("the one under way too, when the disk has answered", waited(pid), 0)
+    time.sleep(1.5)
+    kc.suspend("kc")
+    kc.resume("kc")
+    kc.ok("suspend and resume unlock nobody", " alice:2:locked" in kc.status("kc"), kc.status("kc"))
+    before = kc.disk_stat(META)[0]
+    pid = os.fork()
+    if not pid:
+        kc.keyctl(1, None)
+        kc.add_key("logon", "kc:root", device_key[1], kc.SESSION)
+        kc.load("kc", table())
+        os._exit(kc.errno_of(kc.read, dev, 0, BLOCK) != "none")
+    kc.equal("a table loaded from a session that has the key unlocks the device at once", waited(pid), 0)
+    kc.same("with the data that was there", kc.read(dev, 0, BLOCK), b"r" * BLOCK)
+    kc.ok("the map had been forgotten", kc.disk_stat(META)[0] > before)
+    kc.resume("kc")
+    kc.ok("and the table can be resumed, with its owners", " alice:2:unlocked" in kc.status("kc"), kc.status("kc"))
+    kc.remove("kc")
+    kc.add_key("logon", "kc:root", device_key[1])
+
+
 def open_faults():
     """The metadata cannot be read when the table is loaded."""
     dev = kc.create("kc", table())
@@ -229,11 +274,12 @@ def open_faults():
 
 
 kc.join_session()
-for who in "root", "alice", "bob":
-    kc.add_key("logon", "kc:" + who, os.urandom(64))
+for who in "alice", "bob", "root":
+    payload = os.urandom(64)
+    device_key = kc.add_key("logon", "kc:" + who, payload), payload
 meta = kc.create("meta", "0 %d linear %s 0" % (META_LENGTH, META))
 data = kc.create("data", "0 %d linear %s 0" % (LENGTH, DATA))
-for check in write_faults, read_faults, open_faults:
+for check in write_faults, read_faults, lost_key, open_faults:
     if kc.wanted(check.__name__):
         check()
 kc.remove("meta", "data")
