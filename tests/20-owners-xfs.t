@@ -11,4 +11,16 @@ VM_BOOTS='write check'
 . "$KC_TESTS/owners.sh"
 
 owners_test "$1" xfs gid
+if [[ $1 == check ]]; then
+	must own_create projid
+	must dmsetup message kc 0 owner ids o1000 0
+	must mount /dev/mapper/kc /mnt
+	must dd if=/dev/zero of=/mnt/projid bs=64k count=1 conv=fsync
+	own_map > "$kc_tmp/map"
+	"$KC_TESTS/blocks.py" extents /mnt/projid > "$kc_tmp/extents"
+	is "owner:projid: xfs does not tell projects, project 0 neither" \
+		"$("$KC_TESTS/blocks.py" owners "$kc_tmp/map" "$kc_tmp/extents" | tr '\n' ';')" '1 16;'
+	must umount /mnt
+	must dmsetup remove kc
+fi
 done_testing

@@ -15,10 +15,10 @@ trace=/sys/kernel/tracing
 blocks=$KC_TESTS/blocks.py
 merged=$KC_TESTS/merged.py
 
-# create: a new device, with the owners alice (1000, slot 2) and bob (1001, slot 3)
+# create [KIND]: a new device, with the owners alice (1000, slot 2) and bob (1001, slot 3)
 create() {
 	dd if=/dev/zero of=$disk bs=1M count=16 conv=notrunc,fsync status=none &&
-	dmsetup create kc --table "0 $len keyed-crypt aes-xts-plain64 :64:logon:kc:device 0 /dev/mapper/lower $start 1 owner:uid" &&
+	dmsetup create kc --table "0 $len keyed-crypt aes-xts-plain64 :64:logon:kc:device 0 /dev/mapper/lower $start 1 owner:${1:-uid}" &&
 	chmod 666 "$(realpath $kc)" &&
 	dmsetup message kc 0 owner add alice 1000 :64:logon:kc:alice &&
 	dmsetup message kc 0 owner add bob 1001 :64:logon:kc:bob
@@ -210,6 +210,15 @@ map > "$kc_tmp/map"
 is "names in directories are under the device key on ext4" \
 	"$("$merged" find $kc "$kc_tmp/map" a-name-nobody-else-uses | sort -u)" 1
 ok "ext4 is clean" e2fsck -fn $kc
+must dmsetup remove kc
+
+must create projid
+must dmsetup message kc 0 owner ids alice 0
+must mkfs.ext4 -q -O ^project $kc
+must mount -o noinit_itable $kc /mnt
+must "$merged" mmap /mnt/file 16 P
+is "owner:projid: ext4 made without projects has none, not project 0" "$(slots_of /mnt/file)" '1 16;'
+umount /mnt
 must dmsetup remove kc
 must dmsetup remove lower
 ok "the module can go" unload_module
