@@ -220,11 +220,38 @@ def tables():
     kc.write(META, 0, clean)
 
     create()
-    Sweep("load a table", lambda: kc.load(KC, table("allow_discards", "reassign:lazy")), lambda: kc.clear(KC), mapped=True)
+    ring = kc.keyctl(0, kc.USER, 0)
+    Sweep("load a table", lambda: kc.load(KC, table("allow_discards", "reassign:lazy", "keyring:%d" % ring)), lambda: kc.clear(KC),
+          mapped=True)
     all_of_it = live()
     Sweep("load and resume a table", lambda: kc.reload(KC, table("allow_discards")), good=expect(all_of_it), mapped=True)
     change()
     Sweep("suspend and resume", lambda: (kc.suspend(KC), kc.resume(KC)), change)
+    remove()
+
+
+def full():
+    """Read-only, what recovery has changed stays in memory: with no memory for more, a read must end."""
+    per_map, last = 1920, LENGTH // 1920
+    kc.write(META, 0, f.make_area(device_key, LENGTH, owner_blocks=16, sector_size=512))
+    kc.create(KC, table("sector_size:512"))
+    kc.message(KC, "owner add alice 1000 :64:logon:kc:alice")
+    kc.write(dev(), last * per_map * 512, b"l" * BLOCK)
+    remove()
+    kc.create(KC, table("sector_size:512"))
+    for i in range(last):
+        kc.write(dev(), i * per_map * 512, b"%4d" % i * 1024)
+    kc.message(KC, "commit")
+    dirty = kc.read(META, 0, AREA)
+    remove()
+    kc.write(META, 0, dirty)
+    kc.create(KC, table("sector_size:512"), ro=True)
+    with Failing(1, ALL) as fail:
+        error = kc.errno_of(kc.read, dev(), last * per_map * 512, BLOCK)
+    kc.ok("read-only, with all of the map in memory changed: a read ends when there is no memory for more", error == "ENOMEM" and
+          fail.injected >= 100, "%s, %d" % (error, fail.injected))
+    kc.ok("what is in memory is read", kc.read(dev(), 0, BLOCK) == b"   0" * 1024)
+    kc.ok("and with memory the rest", kc.read(dev(), last * per_map * 512, BLOCK) == b"l" * BLOCK)
     remove()
 
 
@@ -297,6 +324,21 @@ def messages():
         answer[:] = [kc.message(KC, text)]
 
     Sweep("owner list", lambda: ask("owner list"), good=lambda: "" if answer == [rows] else str(answer))
+
+    def ask_table():
+        answer[:] = [kc.table_of(KC)]
+
+    # There is no error that status could end with.
+    line = kc.table_of(KC)
+    nobody = " ".join(line.split()[:3]) + " "
+    Sweep("table", ask_table, good=lambda: "" if answer in ([line], [nobody]) else str(answer))
+
+    def same_key():
+        kc.add_key("logon", "kc:alice", payloads["alice"])
+        time.sleep(0.7)
+
+    # The same bytes again, which is seen within half a second, by a worker
+    Sweep("a key is renewed", same_key, good=lambda: settled(live) and ("" if readable() == "none" else "is locked"))
     forget()
     runs = kc.message(KC, "map 0 4")
     Sweep("map", lambda: ask("map 0 4"), forget, nothing, lambda: "" if answer == [runs] else str(answer))
@@ -383,9 +425,10 @@ put("start", min(text))
 put("end", max(text) // mmap.PAGESIZE * mmap.PAGESIZE + mmap.PAGESIZE)
 device_key = os.urandom(64)
 kc.add_key("logon", "kc:root", device_key)
-for who in "alice", "bob":
-    kc.add_key("logon", "kc:" + who, os.urandom(64))
-for check in tables, messages, io:
+payloads = {who: os.urandom(64) for who in ("alice", "bob")}
+for who in payloads:
+    kc.add_key("logon", "kc:" + who, payloads[who])
+for check in tables, full, messages, io:
     if kc.wanted(check.__name__):
         check()
 kc.diag("%d runs with failures, the last one in one of %d functions: %s" % (

@@ -50,6 +50,11 @@ static const struct fail_function fail_functions[] = {
 #endif
 	{ "alloc_pages_bulk_noprof", 0, 0 },
 #endif
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 10, 0)
+	{ "pcpu_alloc", 3, 0 },
+#else
+	{ "pcpu_alloc_noprof", 3, 0 },
+#endif
 };
 
 #endif
