@@ -4,7 +4,8 @@
 #
 # SPDX-License-Identifier: GPL-2.0-only
 
-VM_ARGS=(--disk data=64M --disk twin=64M --disk meta=16M --disk huge=2300G --mem 768M)
+VM_ARGS=(--disk data=64M --disk twin=64M --disk meta=16M --disk huge=2300G --mem 768M
+	--append cryptd.cryptd_max_cpu_qlen=5)
 # shellcheck source=tests/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/python.sh

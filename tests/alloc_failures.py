@@ -5,7 +5,6 @@
 
 import collections
 import itertools
-import mmap
 import os
 import re
 import time
@@ -417,12 +416,8 @@ def io():
 
 
 kc.join_session()
-# The size in /proc/modules is that of text and data, which may lie apart with other modules between them.
-with open("/proc/kallsyms") as symbols:
-    rows = (line.split() for line in symbols)
-    text = [int(row[0], 16) for row in rows if row[1] in "tT" and row[3:] == ["[dm_keyed_crypt]"]]
-put("start", min(text))
-put("end", max(text) // mmap.PAGESIZE * mmap.PAGESIZE + mmap.PAGESIZE)
+for name, address in zip(("start", "end"), kc.module_text()):
+    put(name, address)
 device_key = os.urandom(64)
 kc.add_key("logon", "kc:root", device_key)
 payloads = {who: os.urandom(64) for who in ("alice", "bob")}

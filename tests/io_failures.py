@@ -33,13 +33,13 @@ def get(name):
 
 
 class Failing:
-    """I/O to a disk fails, from number nth on, so often."""
+    """I/O to a disk, or the cipher, fails, from number nth on, so often."""
 
     def __init__(self, disk, nth, times):
         self.disk, self.nth, self.times = disk, nth, times
 
     def __enter__(self):
-        put("disk", os.stat(self.disk).st_rdev)
+        put("disk", os.stat(self.disk).st_rdev if self.disk else 0)
         put("times", self.times)
         put("nth", self.nth)
         return self
@@ -316,11 +316,69 @@ def writes():
         sweep("several owners, suspend" + where, clean, go(several, suspend), disk)
 
 
+def ciphers():
+    """A cipher fails at each block: that write or read does, nothing is written, and the rest goes on."""
+    big = 1 << 20           # both processors have a part of it
+    old, new = os.urandom(big), os.urandom(big)
+    disk = 16 << 20
+    clean.restore()
+    dev = kc.create("kc", table())
+    kc.write(dev, disk, old)
+    text = kc.read(DATA, disk, big)
+    for name, what, sizes in (
+            ("encryption", lambda size: kc.write(dev, disk, new[:size]), (BLOCK, 16 * BLOCK, big)),
+            ("decryption", lambda size: kc.read(dev, disk, size), (BLOCK, 16 * BLOCK, big))):
+        failed, injected = [], 0
+        for size in sizes:
+            for nth in sorted({1, 2, size // BLOCK // 2 + 1, size // BLOCK}):
+                for times in 1, ALL:
+                    put("cipher", 1)
+                    with Failing(None, nth, times) as fail:
+                        error = kc.errno_of(what, size)
+                    put("cipher", 0)
+                    injected += fail.injected
+                    if error != ("EIO" if fail.injected else "none"):
+                        failed.append("%d bytes, block %d: %s" % (size, nth, error))
+                    if fail.injected:
+                        if kc.read(DATA, disk, big) != text:
+                            failed.append("%d bytes, block %d: something was written" % (size, nth))
+                        if kc.read(dev, disk, big) != old:
+                            failed.append("%d bytes, block %d: the old data is not there" % (size, nth))
+                    elif name == "encryption":
+                        kc.write(dev, disk, old)
+                        kc.same("the same ciphertext again", kc.read(DATA, disk, big), text)
+        kc.diag("%d of each %s failed" % (injected, name))
+        kc.ok("a block whose %s fails is an error and nothing else" % name, not failed and injected > 20,
+              "\n".join(failed[:12]))
+    # a block that was nobody's: its first owner may have it, and then nothing is in it
+    put("cipher", 1)
+    with Failing(None, 1, ALL) as fail:
+        error = kc.errno_of(kc.write, dev, FREE[0] * BLOCK, new[:BLOCK])
+    put("cipher", 0)
+    kc.equal("a first write whose encryption fails", (error, fail.injected), ("EIO", 1))
+    kc.ok("its plaintext is not on the disk", new[:512] not in kc.read(DATA, FREE[0] * BLOCK, BLOCK))
+    kc.write(dev, FREE[0] * BLOCK, new[:BLOCK])
+    kc.same("the next one succeeds", kc.read(dev, FREE[0] * BLOCK, BLOCK), new[:BLOCK])
+    # another owner's block: no intent for what was not encrypted
+    put("cipher", 1)
+    with Failing(None, 1, ALL) as fail:
+        error = kc.errno_of(kc.write, dev, disk, new[:BLOCK], uid=1000)
+    put("cipher", 0)
+    kc.equal("a write that changes the owner, whose encryption fails", (error, fail.injected), ("EIO", 1))
+    kc.same("nothing is written", kc.read(DATA, disk, BLOCK), text[:BLOCK])
+    kc.equal("the block is still its first owner's", kc.message("kc", "map %d 1" % (disk // BLOCK)),
+             "%d 1 1" % (disk // BLOCK))
+    kc.same("who reads it as before", kc.read(dev, disk, big), old)
+    kc.remove("kc")
+
+
 kc.join_session()
+for name, address in zip(("start", "end"), kc.module_text()):
+    put(name, address)
 for who in "root", "alice", "bob", "carl":
     kc.add_key("logon", "kc:" + who, os.urandom(64))
 clean, dirty = make_images()
-for check in formatting, opening, messages, writes:
+for check in formatting, opening, messages, writes, ciphers:
     if kc.wanted(check.__name__):
         check()
 kc.done()

@@ -49,6 +49,15 @@ def same(name, got, expected):
               (len(got), len(expected), at))
 
 
+def module_text():
+    """Where the module's code begins and ends. The size in /proc/modules is that of text and data, which may
+    lie apart with other modules between them."""
+    with open("/proc/kallsyms") as symbols:
+        rows = (line.split() for line in symbols)
+        text = [int(row[0], 16) for row in rows if row[1] in "tT" and row[3:] == ["[dm_keyed_crypt]"]]
+    return min(text), max(text) // mmap.PAGESIZE * mmap.PAGESIZE + mmap.PAGESIZE
+
+
 def wanted(name):
     """Arguments of the script choose what it tests: all whose name has one of them."""
     return len(sys.argv) < 2 or any(arg in name for arg in sys.argv[1:])

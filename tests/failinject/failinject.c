@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Makes memory allocations of one module fail, or I/O of one disk, for tests; on
- * stock kernels, which are built without fault injection.
+ * Makes memory allocations or ciphers of one module fail, or I/O of one disk, for
+ * tests; on stock kernels, which are built without fault injection.
  *
  * Every slab and page allocation asks should_failslab() or
  * should_fail_alloc_page(), which always say no there; or, on kernels that leave these
@@ -15,6 +15,8 @@
  *
  * With @disk set, its bios fail instead: submit_bio_noacct(), through which they
  * all go, is not called for them.
+ *
+ * Or, with @cipher, what the module encrypts or decrypts.
  *
  * Writing @nth arms it, and sets the counters back; zero disarms it.
  */
@@ -38,6 +40,7 @@
 
 static unsigned long start, end;
 static unsigned int disk;
+static bool cipher;
 static unsigned int times = 1;
 static unsigned int nth, seen, injected;
 static char site[KSYM_SYMBOL_LEN];
@@ -119,7 +122,8 @@ static bool fail_now(gfp_t gfp)
 	u32 hash;
 
 	/* An interrupt's allocations are not the interrupted one's. */
-	if (!READ_ONCE(nth) || READ_ONCE(disk) || gfp & __GFP_NOFAIL || !in_task())
+	if (!READ_ONCE(nth) || READ_ONCE(disk) || READ_ONCE(cipher) ||
+	    gfp & __GFP_NOFAIL || !in_task())
 		return false;
 	caller = fail_caller(&hash);
 	return caller && fail_count(caller, hash);
@@ -156,6 +160,18 @@ static int fail_bio(struct kprobe *p, struct pt_regs *regs)
 	return 1;
 }
 
+static int fail_cipher(struct kprobe *p, struct pt_regs *regs)
+{
+	unsigned long caller = regs_get_kernel_stack_nth(regs, 0);
+
+	if (!READ_ONCE(nth) || !READ_ONCE(cipher) || !fail_ours(caller) ||
+	    !fail_count(caller, 0))
+		return 0;
+	regs_set_return_value(regs, -EIO);
+	instruction_pointer_set(regs, (unsigned long)failinject_return);
+	return 1;
+}
+
 /* A kprobe that has one is not optimized into a jump, and may change where to go on. */
 static void fail_post(struct kprobe *p, struct pt_regs *regs, unsigned long flags)
 {
@@ -167,7 +183,19 @@ static struct kprobe fail_bio_probe = {
 	.post_handler = fail_post,
 };
 
-static struct kprobe *all_probes[ARRAY_SIZE(fail_probes) + 1];
+static struct kprobe fail_encrypt_probe = {
+	.symbol_name = "crypto_skcipher_encrypt",
+	.pre_handler = fail_cipher,
+	.post_handler = fail_post,
+};
+
+static struct kprobe fail_decrypt_probe = {
+	.symbol_name = "crypto_skcipher_decrypt",
+	.pre_handler = fail_cipher,
+	.post_handler = fail_post,
+};
+
+static struct kprobe *all_probes[ARRAY_SIZE(fail_probes) + 3];
 
 static int fail_arm(const char *value, const struct kernel_param *kp)
 {
@@ -197,12 +225,14 @@ module_param_cb(nth, &fail_nth_ops, &nth, 0600);
 MODULE_PARM_DESC(nth, "first one that fails, counted from now; 0 for none");
 module_param(disk, uint, 0600);
 MODULE_PARM_DESC(disk, "device number: its I/O fails, and no allocation");
+module_param(cipher, bool, 0600);
+MODULE_PARM_DESC(cipher, "encryptions and decryptions fail, and no allocation");
 module_param(times, uint, 0600);
 MODULE_PARM_DESC(times, "how many fail");
 module_param(chains, bool, 0600);
 MODULE_PARM_DESC(chains, "fail one of each call chain");
 module_param(start, ulong, 0600);
-MODULE_PARM_DESC(start, "only allocations that come from this address on");
+MODULE_PARM_DESC(start, "only allocations and ciphers that come from this address on");
 module_param(end, ulong, 0600);
 MODULE_PARM_DESC(end, "and before this one");
 module_param(seen, uint, 0400);
@@ -222,7 +252,9 @@ static int __init fail_init(void)
 		fail_probes[i].post_handler = fail_post;
 		all_probes[i] = &fail_probes[i];
 	}
-	all_probes[i] = &fail_bio_probe;
+	all_probes[i++] = &fail_bio_probe;
+	all_probes[i++] = &fail_encrypt_probe;
+	all_probes[i] = &fail_decrypt_probe;
 	return register_kprobes(all_probes, ARRAY_SIZE(all_probes));
 }
 
@@ -234,6 +266,6 @@ static void __exit fail_exit(void)
 module_init(fail_init);
 module_exit(fail_exit);
 
-MODULE_DESCRIPTION("Makes memory allocations of one module fail, or I/O of one disk");
+MODULE_DESCRIPTION("Makes memory allocations or ciphers of one module fail, or I/O of one disk");
 MODULE_AUTHOR("dm-keyed-crypt maintainers");
 MODULE_LICENSE("GPL");
