@@ -561,6 +561,96 @@ class Image:
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1
 
 
+# --- what chance may leave out ---------------------------------------------------------------------
+
+def one_by_one(dirty):
+    """(what it is, whether it must be refused, what to do to an image): values that only somebody with the device key can
+    seal, one at a time."""
+    def record(kind, block, count, slot, old):
+        def change(p):
+            f.JOURNAL_HEAD.pack_into(p, 0, dirty.tail, dirty.tail, 1, bytes(12))
+            f.RECORD.pack_into(p, 32, kind << 56 | block, count, slot, old)
+        return lambda image: image.unit(f.JOURNAL, image.base.layout.journal + dirty.tail % image.base.layout.journal_blocks, 0, change)
+
+    def owner(form, at, *values):
+        def change(p):
+            struct.pack_into(form, p, at, *values)
+        return lambda image: image.unit(f.OWNER, f.OWNER_START, dirty.slots[0], change)
+
+    def anchor(*values):
+        return lambda image: image.unit(f.ANCHOR, image.base.layout.anchor, 0, lambda p: f.ANCHOR_HEAD.pack_into(p, 0, *values))
+
+    def full_journal(image):
+        """The last block there is room for is the one before the tail."""
+        layout = image.base.layout
+        anchor(dirty.tail, dirty.tail, 0)(image)
+        for seq in range(dirty.tail, dirty.tail + layout.journal_blocks):
+            payload = bytearray(f.JOURNAL_PAYLOAD)
+            f.JOURNAL_HEAD.pack_into(payload, 0, seq, dirty.tail, 1, bytes(12))
+            f.RECORD.pack_into(payload, 32, f.RECORD_MAP << 56 | f.ENTRIES + seq % 1000, 1, 2 + seq % 2, 0)
+            at = layout.journal + seq % layout.journal_blocks
+            image.put(at * BLOCK, image.base.keys.seal_unit(f.JOURNAL, at * 8, bytes(payload)))
+
+    def no_slot(image):
+        """Entries of slots there are not."""
+        image.unit(f.MAP, image.base.layout.map + image.base.written[0], 3,
+                   lambda p: struct.pack_into("<3H", p, 20, image.base.layout.owner_blocks * 8, 65535, 2))
+
+    n, slots, j = dirty.nr_blocks, dirty.layout.owner_blocks * 8, dirty.layout.journal_blocks
+    t = dirty.tail
+    return (
+        ("a record that is in order", False, record(1, n - 1, 1, 2, 0)),
+        ("a record of no kind", True, record(3, 0, 1, 2, 0)),
+        ("a record with a bit too many", True, record(1, 1 << 48, 1, 2, 0)),
+        ("a record of a block behind the last", True, record(1, n, 1, 2, 0)),
+        ("a record of no blocks", True, record(1, 0, 0, 2, 0)),
+        ("a record of one block too many", True, record(1, n - 1, 2, 2, 0)),
+        ("a record of 2^32 - 1 blocks", True, record(1, n - 1, U32, 2, 0)),
+        ("a record with too high a slot", True, record(1, 0, 1, slots, 0)),
+        ("a record with an old slot", True, record(1, 0, 1, 2, 1)),
+        ("an intent without its checksums", True, record(2, 0, 1, 2, 3)),
+        ("an intent with too high a slot", True, record(2, 0, 1, slots, 3)),
+        ("an intent with too high an old slot", True, record(2, 0, 1, 2, slots)),
+        ("an owner with an unknown state", True, owner("<I", 0, 3)),
+        ("an owner with too long a key", True, owner("<H", 4, 257)),
+        ("an owner with a key of no type", True, owner("B", 6, 5)),
+        ("an owner with too many ids", True, owner("B", 7, 33)),
+        ("an owner whose name has no end", True, owner("32s", 8, b"x" * 32)),
+        ("an owner whose key's description has no end", True, owner("128s", 72, b"x" * 128)),
+        ("an anchor without a tail", True, anchor(0, t, 0)),
+        ("an anchor with a tail behind its end", True, anchor(t + 1, t, 0)),
+        ("an anchor with too long a journal", True, anchor(t, t + j + 1, 0)),
+        ("an anchor with too high a number", True, anchor(f.MAX_SEQ + 1, f.MAX_SEQ + 1, 0)),
+        ("an anchor with an unknown flag", True, anchor(t, t, 2)),
+        ("a journal that is full", False, full_journal),
+        ("a map with slots there are not", False, no_slot))
+
+
+def check_counts(trial):
+    """owner list counts the blocks of the owners there are."""
+    slots = collections.Counter(slot for index, entries in enumerate(trial.raw)
+                                for slot in entries[:trial.base.nr_blocks - index * f.ENTRIES])
+    rows = [row.split() for row in kc.message("kc", "owner list").split("\n")]
+    check([(int(row[1]), int(row[-1])) for row in rows] == [(slot, slots[slot]) for slot in sorted(trial.oracle.owners)],
+          "owner list: %s, in the map %s", rows, slots)
+
+
+def definite(bases):
+    dirty = next(base for base in bases if base.name == "dirty")
+    for what, refused, do in one_by_one(dirty):
+        for rw in True, False:
+            image = Image(dirty, [], None)
+            do(image)
+            trial = Trial(image, rw)
+            trial.more = check_counts
+            try:
+                outcome = trial.run()
+            except Wrong as e:
+                outcome = "wrong: %s" % e
+            kc.ok("%s%s: %s" % (what, ", read-only" * (not rw), "refused" if refused else "accepted"),
+                  outcome.startswith("refused" if refused else "accepted"), outcome)
+
+
 # --- activation -----------------------------------------------------------------------------------
 
 class Wrong(Exception):
@@ -587,6 +677,9 @@ def owner_state(owner, keys):
 class Trial:
     """One damaged image is activated."""
     dev = None
+
+    def more(self, _):
+        """What else is to be checked."""
 
     def __init__(self, image, rw):
         self.image = image
@@ -666,6 +759,7 @@ class Trial:
             self.check_map()
             self.check_owners()
             self.check_data()
+            self.more(self)
         finally:
             if not refused:
                 kc.dm(kc.DEV_REMOVE, "kc")
@@ -814,6 +908,7 @@ def main():
             if wrong <= 20:
                 kc.diag("image %d, '%s', %s, %s: %s" % (nr, base.name, "rw" if rw else "ro", "; ".join(image.what), e))
     spent = time.monotonic() - start
+    definite(bases)
     if Trial.dev:
         kc.remove("kc")
     kc.diag("seed %d: %d images in %d s, %d ms each" % (seed, images, spent, spent * 1000 / images))
