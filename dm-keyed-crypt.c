@@ -72,8 +72,7 @@ static void kc_discard_endio(struct bio *bio)
 	bio->bi_end_io = io->end_io;
 	bio->bi_private = io->private;
 	io->status = bio->bi_status;
-	if (io->change)
-		kc_mapblk_end_change(io, false);
+	kc_mapblk_end_change(io, false);
 	kc_io_release(io);
 	kc_io_end(io, io->status);
 }
@@ -82,7 +81,7 @@ static void kc_discard_submit(struct kc_io *io)
 {
 	kc_crypt_read(io);	/* remaps; a discard has nothing to decrypt */
 	io->bio->bi_end_io = kc_discard_endio;
-	dm_submit_bio_remap(io->base, io->bio == io->base ? NULL : io->bio);
+	dm_submit_bio_remap(io->base, NULL);
 }
 
 /* A claimed write or discard; with nothing to wait for. */
@@ -536,10 +535,14 @@ static struct kc_dev *kc_dev_get(struct kc_target *t, struct block_device *bdev,
 	list_for_each_entry(kd, &kc_devs, list) {
 		sector_t end = kd->meta_start + kd->layout.end * KC_BLOCK_SECTORS;
 
-		if (kd->meta_bdev != bdev || t->meta_offset >= end ||
-		    t->meta_offset + max_area_blocks * KC_BLOCK_SECTORS <=
-		    kd->meta_start)
+		if (kd->meta_bdev != bdev || t->meta_offset >= end)
 			continue;
+		if (t->meta_offset < kd->meta_start) {
+			max_area_blocks = min_t(u64, max_area_blocks,
+						(kd->meta_start - t->meta_offset) /
+						KC_BLOCK_SECTORS);
+			continue;
+		}
 		if (kd->md != dm_table_get_md(t->ti->table) ||
 		    kd->meta_start != t->meta_offset || kd->loading == t->ti->table) {
 			kc_error("metadata area is in use by %s",
@@ -942,8 +945,8 @@ static unsigned int kc_status_info(struct kc_dev *kd, char *result,
 	return sz;
 }
 
-static unsigned int kc_status_opts(struct kc_target *t, char *result,
-				   unsigned int maxlen, unsigned int *nr)
+static void kc_status_opts(struct kc_target *t, char *result,
+			   unsigned int maxlen, unsigned int *nr)
 {
 	struct kc_dev *kd = t->kd;
 	unsigned int sz = 0;
@@ -967,24 +970,20 @@ static unsigned int kc_status_opts(struct kc_target *t, char *result,
 	KC_OPT(t->ti->num_discard_bios, "allow_discards");
 	KC_OPT(t->meta_cache != KC_META_CACHE_DEFAULT, "meta_cache:%u", t->meta_cache);
 #undef KC_OPT
-	return sz;
 }
 
 static void kc_status_table(struct kc_target *t, char *result, unsigned int maxlen)
 {
 	unsigned int sz = 0, nr;
-	char *opts;
 
-	opts = kmalloc(PAGE_SIZE, GFP_KERNEL);
-	if (!opts)
-		return;
-	kc_status_opts(t, opts, PAGE_SIZE, &nr);
 	DMEMIT("%s :%u:%s:%s %llu %s %llu", t->kd->cipher_spec, t->ref.size,
 	       kc_key_type_name(t->ref.type), t->ref.desc, t->kd->iv_offset,
 	       t->dev->name, (u64)t->start);
-	if (nr)
-		DMEMIT(" %u%s", nr, opts);
-	kfree(opts);
+	kc_status_opts(t, NULL, 0, &nr);
+	if (nr) {
+		DMEMIT(" %u", nr);
+		kc_status_opts(t, result + sz, maxlen - sz, &nr);
+	}
 }
 
 static void kc_status(struct dm_target *ti, status_type_t type,

@@ -248,12 +248,10 @@ static struct key *kc_key_find(struct kc_dev *kd, struct kc_owner *owner,
 		if (!IS_ERR(key))
 			return key;
 	}
-	if (kd->keyring) {
-		key = kc_keyring_search(kd->keyring, true, ref);
-		if (!IS_ERR(key)) {
-			key_put(owner->home);
-			owner->home = key_get(kd->keyring);
-		}
+	key = kc_keyring_search(kd->keyring, true, ref);
+	if (!IS_ERR(key)) {
+		key_put(owner->home);
+		owner->home = key_get(kd->keyring);
 	}
 	return key;
 }

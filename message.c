@@ -411,7 +411,8 @@ static int kc_msg_map(struct kc_target *t, unsigned int argc, char **argv,
 		return -EINVAL;
 	}
 	start = block;
-	while (count && sz < maxlen) {
+	/* a full result is thrown away, and dm asks again */
+	while (count && sz + 1 < maxlen) {
 		mb = kc_mapblk_get(kd, kc_map_index(block, &first));
 		if (IS_ERR(mb)) {
 			KC_MSG_ERR(t, "map: cannot read the key map at block %llu",

@@ -281,20 +281,34 @@ def bad_tables_live():
 
 
 def two_on_a_disk():
-    """Each with its metadata area before its data: they do not get in each other's way, whichever comes first."""
+    """Each with its metadata area before its data, or both areas on another disk: they do not get in each
+    other's way, whichever comes first."""
     length = 16384
-    tables = {"kc": line(length=length, offset="4096"),
-              "kc2": line(length=length, offset="32768", opts="1 meta_offset:24576")}
+    for where, tables in (
+            ("a disk", {"kc": line(length=length, offset="4096"),
+                        "kc2": line(length=length, offset="32768", opts="1 meta_offset:24576")}),
+            ("two disks", {"kc": line(length=length, offset="0", opts="1 meta_device:" + META),
+                           "kc2": line(length=length, offset="32768",
+                                       opts="2 meta_device:%s meta_offset:8192" % META)})):
+        kc.zero(DATA, 0, 32 << 20)
+        kc.zero(META, 0, 8 << 20)
+        for turn, names in enumerate((("kc", "kc2"), ("kc2", "kc"))):
+            errors = [kc.errno_of(kc.create, name, tables[name]) for name in names]
+            kc.equal("two devices on %s, %s first" % (where, names[0]), errors, ["none", "none"])
+            for name in names:
+                dev = kc.node(kc.dm(kc.DEV_STATUS, name)[0])
+                if not turn:
+                    kc.write(dev, 0, name[-1].encode() * (length * 512))
+                kc.ok("%s has its own data" % name,
+                      kc.read(dev, 0, length * 512) == name[-1].encode() * (length * 512))
+            kc.remove(*names)
+    dev = kc.create("kc2", tables["kc2"])
+    no_table("an area that would reach into a live one", "ENOSPC", "metadata area has 64 sectors, it needs at least 264",
+             line(length=length, offset="0", opts="2 meta_device:%s meta_offset:8128" % META))
+    kc.ok("kc2 has its own data", kc.read(dev, 0, length * 512) == b"2" * (length * 512))
+    kc.remove("kc2")
     kc.zero(DATA, 0, 32 << 20)
-    for turn, names in enumerate((("kc", "kc2"), ("kc2", "kc"))):
-        errors = [kc.errno_of(kc.create, name, tables[name]) for name in names]
-        kc.equal("two devices on a disk, %s first" % names[0], errors, ["none", "none"])
-        for name in names:
-            dev = kc.node(kc.dm(kc.DEV_STATUS, name)[0])
-            if not turn:
-                kc.write(dev, 0, name[-1].encode() * (length * 512))
-            kc.ok("%s has its own data" % name, kc.read(dev, 0, length * 512) == name[-1].encode() * (length * 512))
-        kc.remove(*names)
+    kc.zero(META, 0, 8 << 20)
 
 
 # ---- messages ----
@@ -315,6 +329,7 @@ def bad_messages():
             ("foo", e, "foo: not one of owner, map, commit"), ("assign 0 1 alice", e, "assign: not one of owner, map, commit"),
             ("Commit", e, "Commit: not one of"), ("commit now", e, "2 words, expected 1: commit"),
             ("owner", e, "owner : not one of add, ids, lock, unlock, destroy, list"),
+            ("owner forget alice", e, "owner forget: not one of add, ids, lock, unlock, destroy, list"),
             ("owner destroy", e, "2 words, expected 3: owner destroy"), ("owner destroy carl", "ENOENT", "there is no owner carl"), ("owner list alice", e, "3 words, expected 2: owner list"),
             ("owner add", e, "2 words, expected 5: owner add"), ("owner add carl 3", e, "4 words, expected 5: owner add"),
             (add % ("carl", "3", ok_key) + " x", e, "6 words, expected 5: owner add"),
@@ -674,8 +689,8 @@ def owner_types():
              "tina 2 locked 1000 :64:trusted:kc:tina 0")
     refused("metadata: and cannot be unlocked", "EOPNOTSUPP", "owner tina: key :64:trusted:kc:tina not found", kc.message, "kc",
             "owner unlock tina")
-    kc.equal("metadata: or write", kc.errno_of(kc.write, dev, 0, bytes(BLOCK), uid=1000), "EIO")
-    kc.equal("metadata: others do", kc.errno_of(kc.write, dev, 0, bytes(BLOCK), uid=1001), "none")
+    kc.equal("metadata: or write", kc.errno_of(kc.write, dev, 9 * BLOCK, bytes(BLOCK), uid=1000), "EIO")
+    kc.equal("metadata: others do", kc.errno_of(kc.write, dev, 9 * BLOCK, bytes(BLOCK), uid=1001), "none")
     kc.remove("kc")
 
 
