@@ -178,17 +178,19 @@ must umount $fs
 ok "the filesystem is clean" fsck.ext4 -fn $dev
 ok "the device is removed" quickly dmsetup remove kc
 
-# --- a driver that is asynchronous, its queue too short
-must dd if=/dev/zero of=/dev/mapper/lower bs=1M count=8 oflag=direct status=none
-aes=$(awk -v RS= '/^name *: aes\n/ && /\ntype *: cipher\n/ { print $6; exit }' /proc/crypto)
-cipher="capi:cryptd(xts(ecb($aes)))-plain64"
-must dmsetup create kc --table "$(table)"
-must msg owner add bob 1001 :64:logon:kc:bob
-must chmod 666 $dev
-must as bob dd if=/dev/urandom of=$dev bs=64k seek=64 count=16 oflag=direct status=none
-racing "$cipher"
-is "bob is unlocked at the end" "$(states)" "bob:unlocked "
-ok "the device is removed" quickly dmsetup remove kc
+# --- a driver that is asynchronous, its queue too short; some kernels have none, says 10-ciphertext.t
+cryptd=$(PYTHONPATH=$KC_TESTS python3 -B -c 'import kc; print(kc.cryptd() or "")')
+if [[ $cryptd ]]; then
+	cipher=capi:$cryptd-plain64
+	must dd if=/dev/zero of=/dev/mapper/lower bs=1M count=8 oflag=direct status=none
+	must dmsetup create kc --table "$(table)"
+	must msg owner add bob 1001 :64:logon:kc:bob
+	must chmod 666 $dev
+	must as bob dd if=/dev/urandom of=$dev bs=64k seek=64 count=16 oflag=direct status=none
+	racing "$cipher"
+	is "bob is unlocked at the end" "$(states)" "bob:unlocked "
+	ok "the device is removed" quickly dmsetup remove kc
+fi
 must dmsetup remove lower
 ok "and the module" unload_module
 done_testing

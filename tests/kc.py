@@ -10,8 +10,10 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 import stat
 import struct
+import subprocess
 import sys
 
 SECTOR = 512
@@ -56,6 +58,15 @@ def module_text():
         rows = (line.split() for line in symbols)
         text = [int(row[0], 16) for row in rows if row[1] in "tT" and row[3:] == ["[dm_keyed_crypt]"]]
     return min(text), max(text) // mmap.PAGESIZE * mmap.PAGESIZE + mmap.PAGESIZE
+
+
+def cryptd():
+    """An asynchronous xts(aes) for the crypto API, or None: some kernels are without any."""
+    if subprocess.run(("modprobe", "cryptd"), stderr=subprocess.DEVNULL).returncode:
+        return None
+    with open("/proc/crypto") as f:
+        return "cryptd(xts(ecb(%s)))" % re.search(r"^name *: aes\ndriver *: (\S+)\n(?:.+\n)*type *: cipher$",
+                                                  f.read(), re.M).group(1)
 
 
 def wanted(name):

@@ -11,7 +11,8 @@
  * the kernel's own fault injection.
  *
  * Or, with @chains, one allocation of each call chain that has not had its turn
- * yet: a loop that fills a pool takes one.
+ * yet with so many @times, and those that follow it: a loop that fills a pool takes
+ * one.
  *
  * With @disk set, its bios fail instead: submit_bio_noacct(), through which they
  * all go, is not called for them.
@@ -107,7 +108,7 @@ static bool fail_count(unsigned long caller, u32 hash)
 	raw_spin_lock_irqsave(&fail_lock, flags);
 	seen++;
 	fail = nth && seen >= nth && injected < times &&
-	       (!chains || fail_new_chain(hash));
+	       (!chains || injected || fail_new_chain(jhash_1word(times, hash)));
 	if (fail) {
 		injected++;
 		sprint_symbol_no_offset(site, caller);
@@ -230,7 +231,7 @@ MODULE_PARM_DESC(cipher, "encryptions and decryptions fail, and no allocation");
 module_param(times, uint, 0600);
 MODULE_PARM_DESC(times, "how many fail");
 module_param(chains, bool, 0600);
-MODULE_PARM_DESC(chains, "fail one of each call chain");
+MODULE_PARM_DESC(chains, "begin with one of each call chain");
 module_param(start, ulong, 0600);
 MODULE_PARM_DESC(start, "only allocations and ciphers that come from this address on");
 module_param(end, ulong, 0600);
