@@ -249,15 +249,38 @@ void kc_io_queue(struct kc_io *io)
 						 io->t->kd->slow_wq, &io->part.work);
 }
 
+static void kc_flush_failed(struct work_struct *work)
+{
+	struct kc_io *io = container_of(work, struct kc_io, part.work);
+
+	kc_journal_lost(io->t->kd, blk_status_to_errno(io->bio->bi_status));
+	bio_endio(io->bio);
+}
+
 static void kc_flush_endio(struct bio *bio)
 {
 	struct kc_io *io = bio->bi_private;
 
 	bio->bi_end_io = io->end_io;
 	bio->bi_private = io->private;
-	if (!bio->bi_status)
-		kc_journal_flushed(io->t->kd, io->seq);
+	if (bio->bi_status) {
+		INIT_WORK(&io->part.work, kc_flush_failed);
+		queue_work(io->t->kd->slow_wq, &io->part.work);
+		return;
+	}
+	kc_journal_flushed(io->t->kd, io->seq);
 	bio_endio(bio);
+}
+
+static void kc_flush_remap(struct kc_io *io)
+{
+	struct bio *bio = io->bio;
+
+	io->end_io = bio->bi_end_io;
+	io->private = bio->bi_private;
+	bio->bi_end_io = kc_flush_endio;
+	bio->bi_private = io;
+	bio_set_dev(bio, io->t->dev->bdev);
 }
 
 /**
@@ -268,14 +291,8 @@ static void kc_flush_endio(struct bio *bio)
  */
 void kc_flush_submit(struct kc_io *io)
 {
-	struct bio *bio = io->bio;
-
-	io->end_io = bio->bi_end_io;
-	io->private = bio->bi_private;
-	bio->bi_end_io = kc_flush_endio;
-	bio->bi_private = io;
-	bio_set_dev(bio, io->t->dev->bdev);
-	dm_submit_bio_remap(bio, NULL);
+	kc_flush_remap(io);
+	dm_submit_bio_remap(io->bio, NULL);
 }
 
 static int kc_map(struct dm_target *ti, struct bio *bio)
@@ -301,11 +318,11 @@ static int kc_map(struct dm_target *ti, struct bio *bio)
 	if (unlikely(bio->bi_opf & REQ_PREFLUSH)) {
 		if (!kc_keyslot_valid(kd, KC_SLOT_DEVICE))
 			return DM_MAPIO_KILL;
-		if (!kc_journal_idle(kd)) {
+		if (!kc_journal_idle(kd, &io->seq)) {
 			kc_journal_wait_io(kd, io);
 			return DM_MAPIO_SUBMITTED;
 		}
-		bio_set_dev(bio, t->dev->bdev);
+		kc_flush_remap(io);
 		return DM_MAPIO_REMAPPED;
 	}
 	if (unlikely(((unsigned int)sector | bio_sectors(bio)) & mask))

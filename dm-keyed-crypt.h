@@ -435,7 +435,8 @@ bool kc_keymap_forget(struct kc_dev *kd);
  * @durable_seq: all blocks before it are on stable storage
  * @clean:	the anchor on disk says clean
  * @kicked:	the cache needs clean blocks
- * @failed:	changes could not be logged: no flush may succeed any more
+ * @failed:	changes could not be logged, or a cache flush failed: no flush may
+ *		succeed any more
  * @settling:	the journal blocks in @buf settle intents
  * @reclaiming:	the journal is being emptied, and may use its reserve
  * @recovering:	not recovered yet: nothing but the map may be written
@@ -476,11 +477,12 @@ int kc_journal_init(struct kc_dev *kd);
 int kc_journal_recover(struct kc_dev *kd);
 void kc_journal_exit(struct kc_dev *kd);
 void kc_journal_note(struct kc_dev *kd, struct kc_mapblk *mb);
-bool kc_journal_idle(struct kc_dev *kd);
+bool kc_journal_idle(struct kc_dev *kd, u64 *seq);
 bool kc_journal_durable(struct kc_dev *kd);
 void kc_journal_wait_io(struct kc_dev *kd, struct kc_io *io);
 void kc_journal_intent(struct kc_dev *kd, struct kc_io *io);
 void kc_journal_flushed(struct kc_dev *kd, u64 seq);
+void kc_journal_lost(struct kc_dev *kd, int error);
 int kc_journal_sync(struct kc_dev *kd, bool checkpoint);
 void kc_journal_kick(struct kc_dev *kd);
 void kc_journal_settle(struct kc_dev *kd);

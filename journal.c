@@ -197,6 +197,15 @@ static void kc_mapblk_dirty(struct kc_journal *j, struct kc_mapblk *mb, u64 seq)
 	j->nr_dirty++;
 }
 
+static int kc_flush(struct kc_dev *kd, struct block_device *bdev)
+{
+	int r = blkdev_issue_flush(bdev);
+
+	if (r)
+		kc_journal_lost(kd, r);
+	return r;
+}
+
 /**
  * kc_writeback() - write map blocks back in place
  * @kd:		the device
@@ -221,10 +230,10 @@ static int kc_writeback(struct kc_dev *kd, unsigned int leave)
 			break;
 		seq = j->next_seq;
 		r = kc_write_snapshots(kd, mbs, nr);
-		if (!r)
-			r = blkdev_issue_flush(kd->meta_bdev);
 		if (r)
 			kc_meta_fail(kd, "key map", r);
+		else
+			r = kc_flush(kd, kd->meta_bdev);
 		if (!r) {
 			kc_journal_flushed(kd, seq);
 			for (i = 0; i < nr; i++)
@@ -302,7 +311,7 @@ static int kc_journal_write(struct kc_dev *kd, bool durable)
 			j->buf + i * KC_BLOCK_SIZE, KC_BLOCK_SIZE);
 	}
 	if (j->settling && !kd->same_bdev) {
-		r = blkdev_issue_flush(kd->data_bdev);
+		r = kc_flush(kd, kd->data_bdev);
 		if (r)
 			goto failed;
 	}
@@ -476,7 +485,7 @@ static int kc_commit(struct kc_dev *kd, struct list_head *unlogged, bool durable
 			return -EIO;
 		if (!durable || atomic64_read(&j->durable_seq) == j->next_seq)
 			return 0;
-		r = blkdev_issue_flush(kd->meta_bdev);
+		r = kc_flush(kd, kd->meta_bdev);
 		if (!r)
 			kc_journal_flushed(kd, j->next_seq);
 		return r;
@@ -753,11 +762,12 @@ void kc_journal_note(struct kc_dev *kd, struct kc_mapblk *mb)
 /**
  * kc_journal_idle() - is every change in the journal?
  * @kd:		the device
+ * @seq:	gets what a flush that is sent now makes durable
  *
  * If so, a cache flush makes them durable.  Any context.
  * Return: true if it is.
  */
-bool kc_journal_idle(struct kc_dev *kd)
+bool kc_journal_idle(struct kc_dev *kd, u64 *seq)
 {
 	struct kc_journal *j = &kd->journal;
 	unsigned long flags;
@@ -766,6 +776,7 @@ bool kc_journal_idle(struct kc_dev *kd)
 	spin_lock_irqsave(&j->lock, flags);
 	idle = list_empty(&j->unlogged) && !j->committing && !j->failed &&
 	       (kd->same_bdev || atomic64_read(&j->durable_seq) == j->next_seq);
+	*seq = j->next_seq;
 	spin_unlock_irqrestore(&j->lock, flags);
 	return idle;
 }
@@ -840,6 +851,27 @@ void kc_journal_flushed(struct kc_dev *kd, u64 seq)
 	while (old < (s64)seq &&
 	       !atomic64_try_cmpxchg(&j->durable_seq, &old, seq))
 		;
+}
+
+/**
+ * kc_journal_lost() - a cache flush has failed
+ * @kd:		the device
+ * @error:	negative errno
+ *
+ * What the disk had accepted before may be lost, and the next flush succeed all
+ * the same: nothing may be made durable behind it, as if it were there.
+ * Process context.
+ */
+void kc_journal_lost(struct kc_dev *kd, int error)
+{
+	struct kc_journal *j = &kd->journal;
+
+	if (READ_ONCE(kd->mode) == KC_RO)
+		return;
+	kc_meta_fail(kd, "disk's cache", error);
+	spin_lock_irq(&j->lock);
+	j->failed = true;
+	spin_unlock_irq(&j->lock);
 }
 
 /**

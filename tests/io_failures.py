@@ -22,6 +22,11 @@ def table(*opts):
     return kc.separate(LENGTH, DATA, META, "allow_discards", *opts)
 
 
+def one_disk():
+    return "0 %d keyed-crypt aes-xts-plain64 :64:logon:kc:root 0 %s %d 2 owner:uid allow_discards" % (
+        LENGTH - (AREA >> 9), DATA, AREA >> 9)
+
+
 def put(name, value):
     with open(PARAMS + name, "w") as f:
         f.write(str(value))
@@ -110,8 +115,8 @@ def show(what):
     return "%d:%s" % (what[0], "any" if what[1] is None else what[1][:2].hex())
 
 
-def fsync(dev):
-    fd = os.open(dev, os.O_WRONLY)
+def fsync(dev, flags=os.O_WRONLY):
+    fd = os.open(dev, flags)
     try:
         os.fsync(fd)
     finally:
@@ -316,6 +321,48 @@ def writes():
         sweep("several owners, suspend" + where, clean, go(several, suspend), disk)
 
 
+def flushes():
+    """What the disk had accepted before a flush that failed may be lost, and the next one succeed: the map stops."""
+    for disks, line, area in ("one disk", one_disk(), DATA), ("two disks", table(), META):
+        for name, block in ("nothing has changed", 0), ("a new block", 1):
+            failed, nth = [], 0
+            while True:
+                nth += 1
+                kc.zero(area, 0, AREA)
+                dev = kc.create("kc", line)
+                kc.write(dev, 0, bytes(BLOCK))
+                fsync(dev)
+                kc.write(dev, block * BLOCK, b"x" * BLOCK)
+                events = kc.event_nr("kc")
+                with Failing(DATA, nth, 1) as fail:
+                    error = kc.errno_of(fsync, dev)
+                if not fail.injected:
+                    break
+                got = (error, kc.status("kc").split()[3], kc.event_nr("kc") - events, kc.errno_of(fsync, dev),
+                       kc.errno_of(kc.write, dev, 2 * BLOCK, bytes(BLOCK)), kc.errno_of(kc.message, "kc", "commit"),
+                       kc.errno_of(kc.write, dev, 0, b"y" * BLOCK), kc.read(dev, 0, BLOCK) == b"y" * BLOCK)
+                if got != ("EIO", "failed", 1, "EIO", "EIO", "EIO", "none", True):
+                    failed.append("I/O %d: %s" % (nth, got))
+                kc.suspend("kc")
+                kc.reload("kc", line)
+                got = (kc.status("kc").split()[3], kc.errno_of(kc.write, dev, 2 * BLOCK, bytes(BLOCK)),
+                       kc.errno_of(fsync, dev))
+                if got != ("rw", "none", "none"):
+                    failed.append("I/O %d, loaded again: %s" % (nth, got))
+                kc.remove("kc")
+            kc.equal("%s: a flush with the disk well" % disks, error, "none")
+            kc.remove("kc")
+            kc.ok("%s: a flush that fails, %s: the map stops, and no later flush succeeds" % (disks, name),
+                  not failed and nth > 1, "\n".join(failed))
+        dev = kc.create("kc", line, ro=True)
+        with Failing(DATA, 1, 1) as fail:
+            error = kc.errno_of(fsync, dev, os.O_RDONLY)
+        kc.equal("%s: a flush that fails changes nothing of a read-only table" % disks,
+                 (fail.injected, error, kc.status("kc").split()[3], kc.errno_of(fsync, dev, os.O_RDONLY)),
+                 (1, "EIO", "ro", "none"))
+        kc.remove("kc")
+
+
 def ciphers():
     """A cipher fails at each block: that write or read does, nothing is written, and the rest goes on."""
     big = 1 << 20           # both processors have a part of it
@@ -378,7 +425,7 @@ for name, address in zip(("start", "end"), kc.module_text()):
 for who in "root", "alice", "bob", "carl":
     kc.add_key("logon", "kc:" + who, os.urandom(64))
 clean, dirty = make_images()
-for check in formatting, opening, messages, writes, ciphers:
+for check in formatting, opening, messages, writes, flushes, ciphers:
     if kc.wanted(check.__name__):
         check()
 kc.done()
