@@ -469,7 +469,7 @@ static int kc_journal_begin(struct kc_dev *kd)
 	if (j->failed)
 		return -EIO;
 	if (READ_ONCE(kd->mode) != KC_RW)
-		return -EROFS;
+		return -EIO;
 	return j->clean ? kc_journal_anchor(kd, j->tail_seq, 0) : 0;
 }
 

@@ -613,7 +613,7 @@ int kc_meta_write_owner(struct kc_dev *kd, u32 slot, const struct kc_owner *owne
 
 	lockdep_assert_held(&kd->lock);
 	if (kd->mode != KC_RW)
-		return -EROFS;
+		return -EIO;
 	buf = kmalloc(KC_BLOCK_SIZE, GFP_KERNEL);
 	if (!buf)
 		return -ENOMEM;
