@@ -13,8 +13,9 @@ MAP_BLOCK = 1920
 PARAMS = "/sys/module/failinject/parameters/"
 ALL = 1 << 30
 UIDS = {1: None, 2: 1000, 3: 1001}     # by slot
-# a few blocks in each map block; the last two are never written before a sweep
-BLOCKS = [m * MAP_BLOCK + i for m in range(4) for i in range(3)] + [5 * MAP_BLOCK, 6 * MAP_BLOCK]
+# a few blocks in each map block; of one the journal has no intent; the last two are never written before a sweep
+PLAIN = 4 * MAP_BLOCK
+BLOCKS = [m * MAP_BLOCK + i for m in range(4) for i in range(3)] + [PLAIN, 5 * MAP_BLOCK, 6 * MAP_BLOCK]
 FREE = BLOCKS[-2:]
 
 
@@ -156,10 +157,13 @@ def make_images():
     kc.remove("kc")
     clean = Image(model)
     dev = kc.create("kc", table())
-    for i, b in enumerate(BLOCKS[:-2:2]):
+    for i, b in enumerate(BLOCKS[:-3:2]):
         model.write(dev, b, (i * 2 + 1) % 3 + 1)
         fsync(dev)
         model.durable(b)
+    model.discard(dev, PLAIN)
+    fsync(dev)
+    model.durable(PLAIN)
     model.write(dev, BLOCKS[1], 1)      # its intent has not been settled
     fsync_less = Image(model)           # the copy is as a crash would find it
     model.blocks = {b: {model.now[b]} for b in BLOCKS}
