@@ -868,10 +868,10 @@ void kc_journal_lost(struct kc_dev *kd, int error)
 
 	if (READ_ONCE(kd->mode) == KC_RO)
 		return;
-	kc_meta_fail(kd, "disk's cache", error);
 	spin_lock_irq(&j->lock);
 	j->failed = true;
 	spin_unlock_irq(&j->lock);
+	kc_meta_fail(kd, "disk's cache", error);
 }
 
 /**
