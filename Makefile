@@ -82,11 +82,11 @@ module:
 	$(call link,)
 	+@$(kbuild) modules
 
-# What makes allocations fail, for tests
-failinject:
+# What makes allocations fail, for tests; and what has bugs, for debug kernels to find
+failinject planted:
 	$(have_headers)
-	$(call link,tests/failinject/)
-	+@$(kbuild)/tests/failinject modules
+	$(call link,tests/$@/)
+	+@$(kbuild)/tests/$@ modules
 
 install: module
 	+@$(kbuild) modules_install
@@ -99,7 +99,7 @@ setup:
 again = $(MAKE) --no-print-directory KERNEL=$(asked)
 
 check: setup
-	+@$(again) module failinject
+	+@$(again) module failinject $(if $(filter %/planted.t,$(TESTS)),planted)
 	@tests/check $(TESTS)
 
 check-damage: export KC_IMAGES ?= 10000
@@ -121,7 +121,7 @@ check-crash check-long: setup
 	+@$(again) module
 	@tests/check $(TESTS)
 
-.PHONY: lint deb check-deb
+.PHONY: failinject planted lint deb check-deb
 lint: setup
 	@tests/check tests/03-lint.t
 
@@ -193,6 +193,7 @@ clean:
 	+@test -z "$(KDIR)" || $(kbuild) clean
 	+@test -z "$(KDIR)" || $(kbuild)/tests/failinject clean
 	+@test -z "$(KDIR)" || $(kbuild)/tests/freecipher clean
+	+@test -z "$(KDIR)" || $(kbuild)/tests/planted clean
 
 distclean: clean
 	rm -rf build
