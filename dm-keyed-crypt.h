@@ -40,69 +40,17 @@
 #include <crypto/skcipher.h>
 
 #include "compat.h"
+#include "error.h"
 #include "format.h"
-
-#define DM_MSG_PREFIX "keyed-crypt"
+#include "iv.h"
 
 #define KC_MAX_KEY_SIZE		256
-#define KC_MAX_IV_SIZE		32
 
 struct kc_dev;
 struct kc_io;
 struct kc_mapblk;
 struct kc_keyslot;
 struct kc_page_cache;
-
-/* ---- iv.c: IV generators and cipher specifications ---- */
-
-enum kc_iv_mode {
-	KC_IV_NONE,		/* the cipher takes none (ecb) */
-	KC_IV_PLAIN,
-	KC_IV_PLAIN64,		/* essiv too: its template encrypts it */
-	KC_IV_PLAIN64BE,
-	KC_IV_NULL,
-};
-
-/**
- * struct kc_cipher - a cipher specification of a table line, taken apart
- * @api:	name for the crypto API
- * @iv_mode:	how an IV is made from a sector number
- * @iv_size:	bytes, 0 with KC_IV_NONE
- */
-struct kc_cipher {
-	char api[CRYPTO_MAX_ALG_NAME];
-	enum kc_iv_mode iv_mode;
-	unsigned int iv_size;
-};
-
-int kc_cipher_parse(struct kc_cipher *cipher, const char *spec,
-		    const char **error);
-/**
- * kc_iv_gen() - make the IV of a sector
- * @cipher:	says how
- * @iv:		result, KC_MAX_IV_SIZE bytes, aligned to u64
- * @sector:	sector number with iv_offset added, in units of the IV
- *
- * Any context.
- */
-static inline void kc_iv_gen(const struct kc_cipher *cipher, u8 *iv, u64 sector)
-{
-	memset(iv, 0, KC_MAX_IV_SIZE);
-	switch (cipher->iv_mode) {
-	case KC_IV_PLAIN64:
-		*(__le64 *)iv = cpu_to_le64(sector);
-		break;
-	case KC_IV_PLAIN:
-		*(__le32 *)iv = cpu_to_le32(sector);
-		break;
-	case KC_IV_PLAIN64BE:
-		put_unaligned_be64(sector, iv + cipher->iv_size - sizeof(u64));
-		break;
-	case KC_IV_NULL:
-	case KC_IV_NONE:
-		break;
-	}
-}
 
 /* ---- seal.c: key derivation and sealing ---- */
 
@@ -301,7 +249,6 @@ int kc_meta_read_anchor(struct kc_dev *kd, u64 *tail, u64 *durable, u32 *flags);
 int kc_meta_write_anchor(struct kc_dev *kd, u64 tail, u64 durable, u32 flags);
 void kc_meta_fail(struct kc_dev *kd, const char *what, int error);
 void kc_meta_exit(struct kc_dev *kd);
-void kc_error(const char *fmt, ...) __printf(1, 2);
 
 /* ---- keymap.c: data block -> key slot, in memory ---- */
 

@@ -6,8 +6,10 @@
  */
 
 #include <linux/string.h>
+#include <crypto/skcipher.h>
 
-#include "dm-keyed-crypt.h"
+#include "format.h"
+#include "iv.h"
 
 static const struct {
 	const char *name;

@@ -22,29 +22,6 @@
 static LIST_HEAD(kc_devs);
 static DEFINE_MUTEX(kc_devs_lock);
 
-/*
- * dm prints ti->error as soon as the constructor has returned; errors with
- * numbers in them need a place until then.  Constructors run one at a time
- * under kc_devs_lock, so at worst a line is printed twice.
- */
-static char kc_error_buf[256];
-
-/**
- * kc_error() - say why a table is refused
- * @fmt:	as printf's
- *
- * Called by whatever a constructor calls, under kc_devs_lock.  Who returns
- * -ENOMEM need not: kc_ctr() says that.
- */
-void kc_error(const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vscnprintf(kc_error_buf, sizeof(kc_error_buf), fmt, args);
-	va_end(args);
-}
-
 /* ---- bios ---- */
 
 static void kc_count_locked(struct kc_io *io, u16 slot)
@@ -876,7 +853,7 @@ static int kc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		kc_error("out of memory");
 	mutex_unlock(&kc_devs_lock);
 	if (r) {
-		ti->error = kc_error_buf;
+		ti->error = kc_error_text();
 		kc_dtr(ti);
 	}
 	return r;
