@@ -14,7 +14,6 @@
 #include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/slab.h>
-#include <linux/xxhash.h>
 #include <asm/simd.h>
 #include <crypto/internal/simd.h>
 
@@ -627,19 +626,6 @@ void kc_crypt_write_go(struct kc_io *io, blk_status_t status)
 	}
 	io->clone->bi_iter.bi_sector = io->t->start + (io->block << kd->block_shift);
 	dm_submit_bio_remap(io->base, io->clone);
-}
-
-/**
- * kc_crypt_sum() - checksum of a block of ciphertext, for an intent
- * @kd:		the device
- * @block:	kd->sector_size bytes
- *
- * Any context.
- * Return: the checksum.
- */
-u64 kc_crypt_sum(struct kc_dev *kd, const void *block)
-{
-	return xxh64(block, kd->sector_size, kd->intent_seed);
 }
 
 static void kc_write_submit(struct kc_io *io)

@@ -43,6 +43,7 @@
 #include "error.h"
 #include "format.h"
 #include "iv.h"
+#include "seal.h"
 
 #define KC_MAX_KEY_SIZE		256
 
@@ -51,34 +52,6 @@ struct kc_io;
 struct kc_mapblk;
 struct kc_keyslot;
 struct kc_page_cache;
-
-/* ---- seal.c: key derivation and sealing ---- */
-
-/**
- * struct kc_kdf - HKDF-SHA-512 after its extract step
- * @hmac:	keyed with the pseudorandom key
- */
-struct kc_kdf {
-	struct crypto_shash *hmac;
-};
-
-int kc_kdf_init(struct kc_kdf *kdf, const u8 salt[KC_SALT_SIZE],
-		const u8 *key, unsigned int key_size);
-int kc_kdf_expand(struct kc_kdf *kdf, enum kc_kdf_context context,
-		  const u8 uuid[KC_UUID_SIZE], u8 *out, unsigned int out_size);
-void kc_kdf_exit(struct kc_kdf *kdf);
-int kc_seal_init(struct kc_dev *kd, struct kc_kdf *kdf);
-void kc_seal_wipe(struct kc_dev *kd);
-int kc_mac(const u8 *key, unsigned int key_size, const void *data,
-	   unsigned int size, u8 mac[KC_MAC_SIZE]);
-void kc_seal(struct kc_dev *kd, enum kc_kind kind, u64 area_sector, u8 *unit,
-	     unsigned int size);
-bool kc_unseal(struct kc_dev *kd, enum kc_kind kind, u64 area_sector, u8 *unit,
-	       unsigned int size);
-void kc_seal_block(struct kc_dev *kd, enum kc_kind kind, u64 area_block,
-		   u8 *block);
-int kc_unseal_block(struct kc_dev *kd, enum kc_kind kind, u64 area_block,
-		    u8 *block);
 
 /* ---- keyslot.c: keyring -> keyslots, their lifetime ---- */
 
@@ -471,9 +444,7 @@ enum kc_mode {
  * @driver:	implementation of the cipher all transforms use
  * @uuid:	of the metadata area
  * @salt:	of the metadata area
- * @seal_key:	seals the metadata; valid while @sealed_ok
- * @intent_seed: seed of intent checksums; as @seal_key
- * @sealed_ok:	@seal_key is there
+ * @sealer:	seals the metadata
  * @live:	the device key is there
  * @mode:	whether the key map may change
  * @lock:	protects owners and keys
@@ -533,9 +504,7 @@ struct kc_dev {
 
 	u8 uuid[KC_UUID_SIZE];
 	u8 salt[KC_SALT_SIZE];
-	u8 seal_key[32];
-	u64 intent_seed;
-	bool sealed_ok;
+	struct kc_sealer sealer;
 	bool live;
 	enum kc_mode mode;
 
@@ -732,7 +701,6 @@ int kc_crypt_init(struct kc_target *t);
 void kc_crypt_exit(struct kc_target *t);
 void kc_crypt_write(struct kc_io *io);
 void kc_crypt_write_go(struct kc_io *io, blk_status_t status);
-u64 kc_crypt_sum(struct kc_dev *kd, const void *block);
 void kc_crypt_read(struct kc_io *io);
 void kc_io_end(struct kc_io *io, blk_status_t status);
 void kc_io_release(struct kc_io *io);

@@ -144,7 +144,7 @@ static int kc_write_snapshots(struct kc_dev *kd, struct kc_mapblk **mbs,
 			.count = KC_BLOCK_SECTORS,
 		};
 
-		kc_seal_block(kd, KC_KIND_MAP, area_block, buf);
+		kc_seal_block(&kd->sealer, KC_KIND_MAP, area_block, buf);
 		atomic_inc(&batch.pending);
 		if (kc_dm_io(&req, &where))
 			kc_batch_endio(1, &batch);
@@ -307,7 +307,7 @@ static int kc_journal_write(struct kc_dev *kd, bool durable)
 		return 0;
 	for (i = 0; i < j->fill; i++) {
 		kc_journal_block(j, i)->durable = cpu_to_le64(durable_seq);
-		kc_seal(kd, KC_KIND_JOURNAL, (area_block + i) * KC_BLOCK_SECTORS,
+		kc_seal(&kd->sealer, KC_KIND_JOURNAL, (area_block + i) * KC_BLOCK_SECTORS,
 			j->buf + i * KC_BLOCK_SIZE, KC_BLOCK_SIZE);
 	}
 	if (j->settling && !kd->same_bdev) {
@@ -544,7 +544,7 @@ static int kc_intent_log_run(struct kc_dev *kd, struct kc_io *io,
 			bv = bio_iter_iovec(io->clone, *iter);
 			p = kmap_local_page(bv.bv_page);
 			sums[i / KC_SUMS].sum[i % KC_SUMS] =
-				cpu_to_le64(kc_crypt_sum(kd, p + bv.bv_offset));
+				cpu_to_le64(kc_sum(&kd->sealer, p + bv.bv_offset, kd->sector_size));
 			kunmap_local(p);
 			bio_advance_iter_single(io->clone, iter, kd->sector_size);
 		}
@@ -925,7 +925,7 @@ static int kc_replay_intent(struct kc_dev *kd, u64 block, u64 sum, u16 slot, u16
 		kc_error("cannot read block %llu to see whose it is", block);
 		return r;
 	}
-	return kc_crypt_sum(kd, kd->journal.snap) == sum ? slot : old;
+	return kc_sum(&kd->sealer, kd->journal.snap, kd->sector_size) == sum ? slot : old;
 }
 
 static bool kc_record_is_intent(const struct kc_disk_record *record)
@@ -1088,7 +1088,7 @@ kc_journal_read(struct kc_dev *kd, struct kc_journal_reader *reader, u64 seq)
 		}
 	}
 	i = area_block - reader->at;
-	if (!kc_unseal(kd, KC_KIND_JOURNAL, area_block * KC_BLOCK_SECTORS,
+	if (!kc_unseal(&kd->sealer, KC_KIND_JOURNAL, area_block * KC_BLOCK_SECTORS,
 		       kd->journal.buf + i * KC_BLOCK_SIZE, KC_BLOCK_SIZE))
 		return NULL;
 	return kc_journal_block(&kd->journal, i);

@@ -248,7 +248,7 @@ static int kc_mapblk_load(struct kc_dev *kd, struct kc_mapblk *mb, u8 *buf)
 	}
 	r = kc_meta_io(kd, REQ_OP_READ, area_block, buf, 1);
 	if (!r)
-		r = kc_unseal_block(kd, KC_KIND_MAP, area_block, buf);
+		r = kc_unseal_block(&kd->sealer, KC_KIND_MAP, area_block, buf);
 	if (r) {
 		DMERR_LIMIT("%s: map block %u %s", dm_device_name(kd->md), mb->index,
 			    r == -EBADMSG ? "is not authentic" : "cannot be read");
@@ -306,7 +306,7 @@ again:
 		kc_mapblk_put(kd, mb);
 		goto again;
 	}
-	if (!kd->sealed_ok) {
+	if (!kd->sealer.ready) {
 		mutex_unlock(&map->lock);
 		return ERR_PTR(-ENOKEY);
 	}

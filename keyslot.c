@@ -714,7 +714,7 @@ static int kc_device_find(struct kc_dev *kd, const struct kc_keyref *ref,
 	if (!r && crypto_memneq(check, device->check, sizeof(check)))
 		r = -EKEYREJECTED;
 	if (!r)
-		r = kc_seal_init(kd, kdf);
+		r = kc_sealer_init(&kd->sealer, kdf, kd->uuid);
 	if (!r) {
 		r = kc_keyslot_publish(kd, KC_SLOT_DEVICE, key, payload, bytes,
 				       ref->size);
@@ -872,8 +872,8 @@ void kc_keys_watch(struct work_struct *work)
 		if (owner && !owner->held && owner->state != KC_UNLOCKED)
 			kc_owner_unlock(kd, owner, false);
 	}
-	if (!kd->live && kd->sealed_ok && kc_keymap_forget(kd))
-		kc_seal_wipe(kd);
+	if (!kd->live && kd->sealer.ready && kc_keymap_forget(kd))
+		kc_sealer_wipe(&kd->sealer);
 	mutex_unlock(&kd->lock);
 	kc_crypt_trim(kd, false);
 	queue_delayed_work(kc_unbound_wq, &kd->watch, KC_WATCH_INTERVAL);

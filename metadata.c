@@ -253,7 +253,7 @@ static int kc_format_range(struct kc_dev *kd, enum kc_kind kind, u64 start,
 		n = min_t(u32, nr - done, KC_META_CHUNK);
 		memset(buf, 0, n * KC_BLOCK_SIZE);
 		for (i = 0; i < n; i++)
-			kc_seal_block(kd, kind, start + done + i,
+			kc_seal_block(&kd->sealer, kind, start + done + i,
 				      buf + i * KC_BLOCK_SIZE);
 		r = kc_meta_io(kd, REQ_OP_WRITE, start + done, buf, n);
 		if (r)
@@ -571,7 +571,7 @@ int kc_meta_load_owners(struct kc_dev *kd)
 		for (i = 0; i < n; i++) {
 			u8 *b = buf + i * KC_BLOCK_SIZE;
 
-			r = kc_unseal_block(kd, KC_KIND_OWNER,
+			r = kc_unseal_block(&kd->sealer, KC_KIND_OWNER,
 					    KC_OWNER_START + block + i, b);
 			if (r) {
 				kc_error("owner table block %u is not authentic",
@@ -620,7 +620,7 @@ int kc_meta_write_owner(struct kc_dev *kd, u32 slot, const struct kc_owner *owne
 	for (i = 0; i < KC_UNITS; i++)
 		kc_owner_to_disk((void *)(buf + i * KC_UNIT_SIZE + KC_NONCE_SIZE),
 				 first + i == slot ? owner : kd->owners[first + i]);
-	kc_seal_block(kd, KC_KIND_OWNER, area_block, buf);
+	kc_seal_block(&kd->sealer, KC_KIND_OWNER, area_block, buf);
 	r = kc_meta_io(kd, REQ_OP_WRITE | REQ_PREFLUSH | REQ_FUA, area_block, buf, 1);
 	if (r)
 		kc_meta_fail(kd, "owner table", r);
@@ -653,7 +653,7 @@ int kc_meta_read_anchor(struct kc_dev *kd, u64 *tail, u64 *durable, u32 *flags)
 		kc_error("cannot read the journal anchor");
 		goto out;
 	}
-	r = kc_unseal_block(kd, KC_KIND_ANCHOR, kd->layout.anchor, buf);
+	r = kc_unseal_block(&kd->sealer, KC_KIND_ANCHOR, kd->layout.anchor, buf);
 	if (r) {
 		kc_error("journal anchor is not authentic");
 		goto out;
@@ -693,7 +693,7 @@ int kc_meta_write_anchor(struct kc_dev *kd, u64 tail, u64 durable, u32 flags)
 	da->tail = cpu_to_le64(tail);
 	da->durable = cpu_to_le64(durable);
 	da->flags = cpu_to_le32(flags);
-	kc_seal_block(kd, KC_KIND_ANCHOR, kd->layout.anchor, buf);
+	kc_seal_block(&kd->sealer, KC_KIND_ANCHOR, kd->layout.anchor, buf);
 	return kc_meta_io(kd, REQ_OP_WRITE | REQ_FUA, kd->layout.anchor, buf, 1);
 }
 
@@ -731,7 +731,7 @@ int kc_meta_load_state(struct kc_dev *kd)
 			kc_error("cannot read the map state");
 			goto out;
 		}
-		r = kc_unseal_block(kd, KC_KIND_STATE, kd->layout.state + block, buf);
+		r = kc_unseal_block(&kd->sealer, KC_KIND_STATE, kd->layout.state + block, buf);
 		if (r) {
 			kc_error("map state block %u is not authentic", block);
 			goto out;
@@ -796,7 +796,7 @@ int kc_meta_write_state(struct kc_dev *kd)
 			       (u8 *)kd->state_bits +
 			       (size_t)(block * KC_UNITS + u) * KC_UNIT_PAYLOAD,
 			       KC_UNIT_PAYLOAD);
-		kc_seal_block(kd, KC_KIND_STATE, kd->layout.state + block, buf);
+		kc_seal_block(&kd->sealer, KC_KIND_STATE, kd->layout.state + block, buf);
 		r = kc_meta_io(kd, REQ_OP_WRITE | REQ_FUA,
 			       kd->layout.state + block, buf, 1);
 		if (r)
@@ -825,5 +825,5 @@ void kc_meta_exit(struct kc_dev *kd)
 	kvfree(kd->state_bits);
 	bitmap_free(kd->state_dirty);
 	kfree(kd->mended_super);
-	kc_seal_wipe(kd);
+	kc_sealer_wipe(&kd->sealer);
 }

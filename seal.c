@@ -10,9 +10,11 @@
  */
 
 #include <linux/random.h>
+#include <linux/xxhash.h>
 #include <crypto/chacha20poly1305.h>
 
-#include "dm-keyed-crypt.h"
+#include "compat.h"
+#include "seal.h"
 
 #define KC_HMAC_SIZE	64
 
@@ -125,39 +127,39 @@ int kc_mac(const u8 *key, unsigned int key_size, const void *data,
 }
 
 /**
- * kc_seal_init() - derive the sealing key and the seed of intent checksums
- * @kd:		gets them
+ * kc_sealer_init() - derive the sealing key and the seed of sums
+ * @sealer:	gets them
  * @kdf:	of the device key
+ * @uuid:	the superblock's UUID
  *
  * May sleep.
  * Return: 0 or a negative errno.
  */
-int kc_seal_init(struct kc_dev *kd, struct kc_kdf *kdf)
+int kc_sealer_init(struct kc_sealer *sealer, struct kc_kdf *kdf,
+		   const u8 uuid[KC_UUID_SIZE])
 {
 	__le64 seed;
 	int r;
 
-	r = kc_kdf_expand(kdf, KC_KDF_INTENT, kd->uuid, (u8 *)&seed, sizeof(seed));
+	r = kc_kdf_expand(kdf, KC_KDF_INTENT, uuid, (u8 *)&seed, sizeof(seed));
 	if (!r)
-		r = kc_kdf_expand(kdf, KC_KDF_SEAL, kd->uuid, kd->seal_key,
-				  sizeof(kd->seal_key));
+		r = kc_kdf_expand(kdf, KC_KDF_SEAL, uuid, sealer->key,
+				  sizeof(sealer->key));
 	if (r)
 		return r;
-	kd->intent_seed = le64_to_cpu(seed);
+	sealer->sum_seed = le64_to_cpu(seed);
 	memzero_explicit(&seed, sizeof(seed));
-	kd->sealed_ok = true;
+	sealer->ready = true;
 	return 0;
 }
 
 /**
- * kc_seal_wipe() - wipe them
- * @kd:		has them, or not
+ * kc_sealer_wipe() - wipe them
+ * @sealer:	has them, or not
  */
-void kc_seal_wipe(struct kc_dev *kd)
+void kc_sealer_wipe(struct kc_sealer *sealer)
 {
-	kd->sealed_ok = false;
-	memzero_explicit(kd->seal_key, sizeof(kd->seal_key));
-	memzero_explicit(&kd->intent_seed, sizeof(kd->intent_seed));
+	memzero_explicit(sealer, sizeof(*sealer));
 }
 
 static void kc_nonce(u8 nonce[XCHACHA20POLY1305_NONCE_SIZE], const u8 *unit,
@@ -169,7 +171,7 @@ static void kc_nonce(u8 nonce[XCHACHA20POLY1305_NONCE_SIZE], const u8 *unit,
 
 /**
  * kc_seal() - encrypt and authenticate a unit in place
- * @kd:		has the sealing key
+ * @sealer:	has the sealing key
  * @kind:	what it is
  * @area_sector: where it goes: sectors from the start of the metadata area
  * @unit:	the payload lies KC_NONCE_SIZE bytes behind its start
@@ -177,7 +179,7 @@ static void kc_nonce(u8 nonce[XCHACHA20POLY1305_NONCE_SIZE], const u8 *unit,
  *
  * Process context.
  */
-void kc_seal(struct kc_dev *kd, enum kc_kind kind, u64 area_sector, u8 *unit,
+void kc_seal(struct kc_sealer *sealer, enum kc_kind kind, u64 area_sector, u8 *unit,
 	     unsigned int size)
 {
 	u8 nonce[XCHACHA20POLY1305_NONCE_SIZE];
@@ -187,12 +189,12 @@ void kc_seal(struct kc_dev *kd, enum kc_kind kind, u64 area_sector, u8 *unit,
 	get_random_bytes(unit, KC_NONCE_SIZE);
 	kc_nonce(nonce, unit, area_sector);
 	xchacha20poly1305_encrypt(payload, payload, size - KC_SEAL_OVERHEAD,
-				  (u8 *)&ad, sizeof(ad), nonce, kd->seal_key);
+				  (u8 *)&ad, sizeof(ad), nonce, sealer->key);
 }
 
 /**
  * kc_unseal() - check and decrypt a unit in place
- * @kd:		has the sealing key
+ * @sealer:	has the sealing key
  * @kind:	what it must be
  * @area_sector: where it was read
  * @unit:	the unit
@@ -201,7 +203,7 @@ void kc_seal(struct kc_dev *kd, enum kc_kind kind, u64 area_sector, u8 *unit,
  * Process context.
  * Return: false if it is not what was sealed there.
  */
-bool kc_unseal(struct kc_dev *kd, enum kc_kind kind, u64 area_sector, u8 *unit,
+bool kc_unseal(struct kc_sealer *sealer, enum kc_kind kind, u64 area_sector, u8 *unit,
 	       unsigned int size)
 {
 	u8 nonce[XCHACHA20POLY1305_NONCE_SIZE];
@@ -211,31 +213,31 @@ bool kc_unseal(struct kc_dev *kd, enum kc_kind kind, u64 area_sector, u8 *unit,
 	kc_nonce(nonce, unit, area_sector);
 	return xchacha20poly1305_decrypt(payload, payload, size - KC_NONCE_SIZE,
 					 (u8 *)&ad, sizeof(ad), nonce,
-					 kd->seal_key);
+					 sealer->key);
 }
 
 /**
  * kc_seal_block() - seal the units of an area block in place
- * @kd:		has the sealing key
+ * @sealer:	has the sealing key
  * @kind:	what it is
  * @area_block:	where it goes
  * @block:	KC_UNITS units
  *
  * Process context.
  */
-void kc_seal_block(struct kc_dev *kd, enum kc_kind kind, u64 area_block,
+void kc_seal_block(struct kc_sealer *sealer, enum kc_kind kind, u64 area_block,
 		   u8 *block)
 {
 	unsigned int i;
 
 	for (i = 0; i < KC_UNITS; i++)
-		kc_seal(kd, kind, area_block * KC_BLOCK_SECTORS + i,
+		kc_seal(sealer, kind, area_block * KC_BLOCK_SECTORS + i,
 			block + i * KC_UNIT_SIZE, KC_UNIT_SIZE);
 }
 
 /**
  * kc_unseal_block() - check and decrypt the units of an area block in place
- * @kd:		has the sealing key
+ * @sealer:	has the sealing key
  * @kind:	what it must be
  * @area_block:	where it was read
  * @block:	KC_UNITS units
@@ -243,14 +245,28 @@ void kc_seal_block(struct kc_dev *kd, enum kc_kind kind, u64 area_block,
  * Process context.
  * Return: 0 or -EBADMSG.
  */
-int kc_unseal_block(struct kc_dev *kd, enum kc_kind kind, u64 area_block,
+int kc_unseal_block(struct kc_sealer *sealer, enum kc_kind kind, u64 area_block,
 		    u8 *block)
 {
 	unsigned int i;
 
 	for (i = 0; i < KC_UNITS; i++)
-		if (!kc_unseal(kd, kind, area_block * KC_BLOCK_SECTORS + i,
+		if (!kc_unseal(sealer, kind, area_block * KC_BLOCK_SECTORS + i,
 			       block + i * KC_UNIT_SIZE, KC_UNIT_SIZE))
 			return -EBADMSG;
 	return 0;
+}
+
+/**
+ * kc_sum() - sum of a block of ciphertext, for an intent
+ * @sealer:	has the seed
+ * @block:	the block
+ * @size:	its size in bytes
+ *
+ * Any context.
+ * Return: the sum.
+ */
+u64 kc_sum(const struct kc_sealer *sealer, const void *block, unsigned int size)
+{
+	return xxh64(block, size, sealer->sum_seed);
 }

@@ -368,7 +368,7 @@ static void kc_dev_free(struct kc_dev *kd)
 {
 	cancel_delayed_work_sync(&kd->watch);
 	if (kd->journal.buf && !kd->journal.recovering && kd->mode == KC_RW &&
-	    kd->sealed_ok && kc_journal_sync(kd, true))
+	    kd->sealer.ready && kc_journal_sync(kd, true))
 		DMERR("%s: the key map was not written back: the journal has it",
 		      dm_device_name(kd->md));
 	if (kd->journal_wq) {
@@ -891,7 +891,7 @@ static void kc_postsuspend(struct dm_target *ti)
 	struct kc_target *t = ti->private;
 
 	/* Also when it fails: what was flushed is in the journal. */
-	if (t->kd->mode == KC_RW && t->kd->sealed_ok)
+	if (t->kd->mode == KC_RW && t->kd->sealer.ready)
 		kc_journal_sync(t->kd, true);
 }
 
