@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Bios in, ciphertext out.
+ * Blocks in, ciphertext out.
  *
- * A write is encrypted into bounce pages in the context it comes in, and these
- * go to the disk: there is no path on which the bio's own pages do.  A read is
- * decrypted in place where it completes, unless that context cannot run the
+ * What is to be written is encrypted into bounce pages in the context it comes in, and
+ * these go to the disk: there is no path on which the bio's own pages do.  What has been
+ * read is decrypted in place where it completes, unless that context cannot run the
  * cipher; then a workqueue does it.  Other processors take parts of large bios.
  *
  * Cipher drivers may be asynchronous.  Requests beyond the first one, which lies
@@ -17,7 +17,8 @@
 #include <asm/simd.h>
 #include <crypto/internal/simd.h>
 
-#include "dm-keyed-crypt.h"
+#include "compat.h"
+#include "crypt.h"
 
 #define KC_MIN_IOS	64
 
@@ -26,6 +27,8 @@
  * fastest AES ten for this.
  */
 #define KC_PART_MIN	65536U
+
+/* ---- bounce pages ---- */
 
 /*
  * Two per cent of the memory, as much as dm-crypt takes, are for bounce pages,
@@ -40,339 +43,26 @@ static void *kc_page_alloc(gfp_t gfp, void *data)
 {
 	unsigned long max = mult_frac(totalram_pages() - totalhigh_pages(),
 				      KC_PAGES_PERCENT, 100);
-	struct kc_dev *kd = data;
+	struct kc_crypt *crypt = data;
 	struct page *page;
 
 	/* mempool_alloc() sets this flag; what fills the reserve does not. */
-	if (gfp & __GFP_NORETRY && percpu_counter_read_positive(&kd->nr_pages) >=
+	if (gfp & __GFP_NORETRY && percpu_counter_read_positive(&crypt->nr_pages) >=
 				   max / atomic_read(&kc_page_users))
 		return NULL;
 	page = alloc_page(gfp);
 	if (page)
-		percpu_counter_inc(&kd->nr_pages);
+		percpu_counter_inc(&crypt->nr_pages);
 	return page;
 }
 
 static void kc_page_free(void *page, void *data)
 {
-	struct kc_dev *kd = data;
+	struct kc_crypt *crypt = data;
 
 	__free_page(page);
-	percpu_counter_dec(&kd->nr_pages);
+	percpu_counter_dec(&crypt->nr_pages);
 }
-
-/**
- * kc_crypt_init() - pools of a target
- * @t:		the target, its device open
- *
- * Process context.
- * Return: 0 or -ENOMEM.
- */
-int kc_crypt_init(struct kc_target *t)
-{
-	int r;
-
-	t->io_size = ALIGN(sizeof(struct kc_io) + t->kd->tfm_reqsize,
-			   ARCH_KMALLOC_MINALIGN);
-	mutex_init(&t->page_lock);
-	r = bioset_init(&t->bs, KC_MIN_IOS, 0, BIOSET_NEED_BVECS);
-	if (!r)
-		r = bioset_init(&t->split_bs, KC_MIN_IOS, t->io_size, 0);
-	if (!r)
-		r = mempool_init_kmalloc_pool(&t->req_pool, KC_MIN_IOS,
-					      sizeof(struct kc_req) +
-					      t->kd->tfm_reqsize);
-	if (!r)
-		r = mempool_init(&t->page_pool, BIO_MAX_VECS, kc_page_alloc,
-				 kc_page_free, t->kd);
-	return r;
-}
-
-/**
- * kc_crypt_exit() - free the pools
- * @t:		the target, perhaps half set up
- */
-void kc_crypt_exit(struct kc_target *t)
-{
-	mempool_exit(&t->page_pool);
-	mempool_exit(&t->req_pool);
-	bioset_exit(&t->split_bs);
-	bioset_exit(&t->bs);
-}
-
-/**
- * kc_io_release() - drop what a bio holds
- * @io:		the bio; a change must have ended before
- *
- * Any context.
- */
-void kc_io_release(struct kc_io *io)
-{
-	if (io->ks)
-		kc_keyslot_put(io->ks);
-	io->ks = NULL;
-	if (io->mb && !io->change)
-		kc_mapblk_put(io->t->kd, io->mb);
-	io->mb = NULL;
-}
-
-/**
- * kc_io_end() - end a bio
- * @io:		the bio, with all released
- * @status:	how
- *
- * Any context.
- */
-void kc_io_end(struct kc_io *io, blk_status_t status)
-{
-	if (status)
-		io->bio->bi_status = status;
-	bio_endio(io->bio);
-}
-
-/* ---- conversion ---- */
-
-static void kc_convert_end(struct kc_io *io, bool may_submit);
-
-static KC_CRYPTO_DONE(kc_convert_done, arg)
-{
-	struct kc_req *req = kc_crypto_data(arg);
-	struct kc_io *io = req->io;
-	struct kc_dev *kd = io->t->kd;
-
-	if (error == -EINPROGRESS)
-		return;		/* out of the backlog, the end is to come */
-	if (error)
-		WRITE_ONCE(io->status, BLK_STS_IOERR);
-	if (req->pooled)
-		mempool_free(req, &io->t->req_pool);
-	if (bio_data_dir(io->bio) == READ && atomic_dec_and_test(&io->ks->async))
-		wake_up(&kd->wait_ref);
-	if (atomic_dec_and_test(&io->pending))
-		kc_convert_end(io, false);
-}
-
-/* What sg_init_table() does, with less ado */
-static void kc_sg_init(struct scatterlist *sg)
-{
-	*sg = (struct scatterlist){};
-	sg_init_marker(sg, 1);
-}
-
-static void kc_req_init(struct kc_req *req, struct kc_io *io, bool in_place)
-{
-	req->io = io;
-	kc_sg_init(&req->sg_in);
-	if (!in_place)
-		kc_sg_init(&req->sg_out);
-	skcipher_request_set_tfm(&req->req, io->ks->tfm);
-	skcipher_request_set_callback(&req->req, CRYPTO_TFM_REQ_MAY_BACKLOG,
-				      kc_convert_done, req);
-}
-
-/* Encrypts or decrypts one block; moves on. */
-static int kc_convert_block(struct kc_part *part, struct kc_req *req,
-			    struct bio *src, struct bio *dst)
-{
-	struct kc_dev *kd = part->io->t->kd;
-	unsigned int size = kd->sector_size;
-	struct bio_vec in = bio_iter_iovec(src, part->in), out = in;
-	u64 sector = part->sector;
-
-	if (src != dst)
-		out = bio_iter_iovec(dst, part->out);
-	/* The queue limits do not let such bios be built. */
-	if (unlikely((in.bv_len | out.bv_len) & (size - 1)))
-		return -EIO;
-	bio_advance_iter_single(src, &part->in, size);
-	part->sector += size >> SECTOR_SHIFT;
-	if (kd->flags & KC_FLAG_IV_LARGE_SECTORS)
-		sector >>= kd->block_shift;
-	kc_iv_gen(&kd->cipher, req->iv, sector);
-	sg_set_page(&req->sg_in, in.bv_page, size, in.bv_offset);
-	if (src == dst) {
-		skcipher_request_set_crypt(&req->req, &req->sg_in, &req->sg_in,
-					   size, req->iv);
-		return crypto_skcipher_decrypt(&req->req);
-	}
-	bio_advance_iter_single(dst, &part->out, size);
-	sg_set_page(&req->sg_out, out.bv_page, size, out.bv_offset);
-	skcipher_request_set_crypt(&req->req, &req->sg_in, &req->sg_out, size,
-				   req->iv);
-	return crypto_skcipher_encrypt(&req->req);
-}
-
-/*
- * Converts what part->in has left.  A read has the same source and destination.
- * @spare is a request from the pool, taken over, or NULL.  Return: false if there
- * was no memory for a request.
- */
-static bool kc_convert(struct kc_part *part, struct bio *src, struct bio *dst,
-		       struct kc_req *spare, gfp_t gfp)
-{
-	struct kc_io *io = part->io;
-	struct kc_req *req;
-	int r;
-
-	while (part->in.bi_size) {
-		if (!part->req_used) {
-			part->req_used = true;
-			req = &part->req;
-			req->pooled = false;
-		} else {
-			req = spare ?: mempool_alloc(&io->t->req_pool, gfp);
-			spare = NULL;
-			if (!req)
-				return false;
-			req->pooled = true;
-		}
-		kc_req_init(req, io, src == dst);
-		do
-			r = kc_convert_block(part, req, src, dst);
-		while (!r && part->in.bi_size);
-		if (r == -EINPROGRESS || r == -EBUSY) {
-			/*
-			 * The driver has it, and kc_convert_done() frees it;
-			 * perhaps it already has.  That is no matter: who waits
-			 * for async begins after a grace period, and this is
-			 * under RCU.
-			 */
-			part->handed++;
-			if (src == dst)
-				atomic_inc(&io->ks->async);
-			continue;
-		}
-		if (req->pooled)
-			mempool_free(req, &io->t->req_pool);
-		if (unlikely(r)) {
-			WRITE_ONCE(io->status, BLK_STS_IOERR);
-			part->in.bi_size = 0;
-		}
-	}
-	if (unlikely(spare))
-		mempool_free(spare, &io->t->req_pool);
-	return true;
-}
-
-/*
- * Decrypts under RCU: kc_owner_lock() waits for that, so nothing comes out of a
- * key that has been locked.  Return: false to go on with memory.
- */
-static bool kc_decrypt(struct kc_part *part, struct kc_req *spare)
-{
-	struct kc_io *io = part->io;
-	bool complete;
-
-	rcu_read_lock();
-	if (unlikely(READ_ONCE(io->ks->dead))) {
-		WRITE_ONCE(io->status, BLK_STS_IOERR);
-		part->in.bi_size = 0;
-	}
-	complete = kc_convert(part, io->bio, io->bio, spare,
-			      GFP_NOWAIT | __GFP_NOWARN);
-	rcu_read_unlock();
-	return complete;
-}
-
-/* Is there nothing left to wait for, after the conversion of a bio's own part? */
-static bool kc_part_was_all(const struct kc_part *part)
-{
-	return likely(part == &part->io->part && !part->next && !part->handed);
-}
-
-/* A part has been converted, or handed to the driver. */
-static void kc_part_end(struct kc_part *part, bool may_submit)
-{
-	struct kc_io *io = part->io;
-
-	if (kc_part_was_all(part) ||
-	    atomic_sub_and_test(part->nr - part->handed + 1, &io->pending))
-		kc_convert_end(io, may_submit);
-}
-
-static void kc_part_work(struct work_struct *work)
-{
-	struct kc_part *part = container_of(work, struct kc_part, work);
-	struct kc_io *io = part->io;
-	struct kc_req *spare = NULL;
-
-	if (bio_data_dir(io->bio) == WRITE)
-		kc_convert(part, io->bio, io->clone, NULL, GFP_NOIO);
-	else
-		while (!kc_decrypt(part, spare))
-			spare = mempool_alloc(&io->t->req_pool, GFP_NOIO);
-	kc_part_end(part, true);
-}
-
-static void kc_part_queue(struct kc_part *part)
-{
-	INIT_WORK(&part->work, kc_part_work);
-	queue_work(part->io->t->kd->crypt_wq, &part->work);
-}
-
-static void kc_part_init(struct kc_part *part, struct kc_io *io, unsigned int nr)
-{
-	part->io = io;
-	part->next = NULL;
-	part->nr = nr;
-	part->handed = 0;
-	part->req_used = false;
-}
-
-/*
- * Gives parts of a large bio to other processors, as many as there is memory for;
- * io->part is left with the rest.
- */
-static void kc_convert_split(struct kc_io *io, struct bio *src, struct bio *dst)
-{
-	struct kc_target *t = io->t;
-	unsigned int size = t->kd->sector_size, nr, n;
-	struct kc_part *rest = &io->part, *part;
-
-	n = min(io->part.in.bi_size / KC_PART_MIN, num_online_cpus());
-	nr = io->part.nr / n;
-	while (--n) {
-		part = kmalloc(sizeof(*part) + t->kd->tfm_reqsize,
-			       GFP_NOWAIT | __GFP_NOWARN);
-		if (!part)
-			break;
-		kc_part_init(part, io, nr);
-		part->in = rest->in;
-		part->in.bi_size = nr * size;
-		part->out = rest->out;
-		part->sector = rest->sector;
-		bio_advance_iter(src, &rest->in, nr * size);
-		if (src != dst)
-			bio_advance_iter(dst, &rest->out, nr * size);
-		rest->sector += nr * (size >> SECTOR_SHIFT);
-		rest->nr -= nr;
-		part->next = rest->next;
-		rest->next = part;
-		atomic_inc(&io->pending);
-	}
-	for (part = rest->next; part; part = part->next)
-		kc_part_queue(part);
-}
-
-/*
- * Begins the conversion of a bio's data: io->part.in, and for a write io->part.out,
- * have it all.
- */
-static void kc_convert_init(struct kc_io *io, struct bio *src, struct bio *dst)
-{
-	struct kc_dev *kd = io->t->kd;
-	struct kc_part *part = &io->part;
-	unsigned int size = part->in.bi_size;
-
-	kc_part_init(part, io, size >> (kd->block_shift + SECTOR_SHIFT));
-	part->sector = (io->block << kd->block_shift) + kd->iv_offset;
-	io->status = BLK_STS_OK;
-	atomic_set(&io->pending, part->nr + 1);
-	if (size >= 2 * KC_PART_MIN && num_online_cpus() > 1)
-		kc_convert_split(io, src, dst);
-}
-
-/* ---- writes ---- */
 
 /*
  * Bounce pages are kept for the next write, some for each processor: they have
@@ -407,14 +97,14 @@ static void kc_page_push(struct page **pages, struct page *page)
 }
 
 /* Up to @nr pages of this processor's. */
-static struct page *kc_pages_get(struct kc_io *io, unsigned int nr)
+static struct page *kc_pages_get(struct kc_conv *conv, unsigned int nr)
 {
 	struct kc_page_cache *cache;
 	struct page *pages = NULL;
 	unsigned long flags;
 
-	io->cpu = raw_smp_processor_id();
-	cache = per_cpu_ptr(io->t->kd->page_cache, io->cpu);
+	conv->cpu = raw_smp_processor_id();
+	cache = per_cpu_ptr(conv->crypt->page_cache, conv->cpu);
 	spin_lock_irqsave(&cache->lock, flags);
 	cache->used = true;
 	for (; cache->nr && nr; nr--, cache->nr--)
@@ -423,10 +113,10 @@ static struct page *kc_pages_get(struct kc_io *io, unsigned int nr)
 	return pages;
 }
 
-static void kc_pages_put(struct kc_io *io, struct page *pages)
+static void kc_pages_put(struct kc_conv *conv, struct page *pages)
 {
-	struct kc_page_cache *cache = per_cpu_ptr(io->t->kd->page_cache, io->cpu);
-	mempool_t *pool = &io->t->page_pool;
+	struct kc_page_cache *cache = per_cpu_ptr(conv->crypt->page_cache, conv->cpu);
+	mempool_t *pool = &conv->pools->pages;
 	unsigned long flags;
 
 	if (likely(READ_ONCE(pool->curr_nr) >= pool->min_nr)) {
@@ -441,19 +131,19 @@ static void kc_pages_put(struct kc_io *io, struct page *pages)
 
 /**
  * kc_crypt_trim() - free bounce pages that nobody has used lately
- * @kd:		the device
+ * @crypt:	of the device
  * @all:	and all others
  *
  * Process context.
  */
-void kc_crypt_trim(struct kc_dev *kd, bool all)
+void kc_crypt_trim(struct kc_crypt *crypt, bool all)
 {
 	struct kc_page_cache *cache;
 	struct page *pages;
 	int cpu;
 
 	for_each_possible_cpu(cpu) {
-		cache = per_cpu_ptr(kd->page_cache, cpu);
+		cache = per_cpu_ptr(crypt->page_cache, cpu);
 		pages = NULL;
 		spin_lock_irq(&cache->lock);
 		if (all || !cache->used) {
@@ -463,274 +153,462 @@ void kc_crypt_trim(struct kc_dev *kd, bool all)
 		cache->used = false;
 		spin_unlock_irq(&cache->lock);
 		while (pages)
-			kc_page_free(kc_page_pop(&pages), kd);
+			kc_page_free(kc_page_pop(&pages), crypt);
 	}
 }
 
-/**
- * kc_crypt_cache_init() - the bounce pages a device keeps
- * @kd:		the device
- *
- * Process context.
- * Return: 0 or -ENOMEM.
- */
-int kc_crypt_cache_init(struct kc_dev *kd)
-{
-	int cpu;
-
-	if (percpu_counter_init(&kd->nr_pages, 0, GFP_KERNEL))
-		return -ENOMEM;
-	kd->page_cache = alloc_percpu(struct kc_page_cache);
-	if (!kd->page_cache)
-		return -ENOMEM;
-	for_each_possible_cpu(cpu)
-		spin_lock_init(&per_cpu_ptr(kd->page_cache, cpu)->lock);
-	atomic_inc(&kc_page_users);
-	return 0;
-}
-
-/**
- * kc_crypt_cache_exit() - free them
- * @kd:		the device, without bios and targets
- */
-void kc_crypt_cache_exit(struct kc_dev *kd)
-{
-	if (kd->page_cache) {
-		kc_crypt_trim(kd, true);
-		/* a page lost, or a pool that is to be freed later */
-		WARN_ON_ONCE(percpu_counter_sum(&kd->nr_pages));
-		free_percpu(kd->page_cache);
-		atomic_dec(&kc_page_users);
-	}
-	percpu_counter_destroy(&kd->nr_pages);
-}
-
-static void kc_free_pages(struct kc_io *io)
+static void kc_bounce_free_pages(struct kc_conv *conv)
 {
 	struct page *pages = NULL;
 	struct bvec_iter_all iter;
 	struct bio_vec *bv;
 
-	bio_for_each_segment_all(bv, io->clone, iter)
+	bio_for_each_segment_all(bv, conv->dst, iter)
 		kc_page_push(&pages, bv->bv_page);
 	if (pages)
-		kc_pages_put(io, pages);
+		kc_pages_put(conv, pages);
 }
 
-static void kc_free_clone(struct kc_io *io)
+/* Gives a conversion all its bounce pages, or none if there is no memory. */
+static bool kc_bounce_fill(struct kc_conv *conv, gfp_t gfp)
 {
-	kc_free_pages(io);
-	if (io->clone == &io->small_clone)
-		bio_uninit(io->clone);
-	else
-		bio_put(io->clone);
-	io->clone = NULL;
-}
-
-static void kc_write_end(struct kc_io *io)
-{
-	struct kc_dev *kd = io->t->kd;
-	bool fua = io->bio->bi_opf & REQ_FUA && !io->status;
-	const unsigned long not_in_place = BIT(KC_MB_UNLOGGED) | BIT(KC_MB_DIRTY) |
-					   BIT(KC_MB_WRITING);
-
-	if (fua && !io->change)
-		fua = READ_ONCE(io->mb->flags) & not_in_place;
-	if (io->change)
-		kc_mapblk_end_change(io, !io->status);
-	if (io->intent && atomic_dec_and_test(&kd->journal.live))
-		wake_up_all(&kd->keymap.wait);
-	kc_io_release(io);
-	if (fua && !kc_journal_durable(kd))
-		kc_journal_wait_io(kd, io);
-	else
-		kc_io_end(io, io->status);
-}
-
-static void kc_write_endio(struct bio *clone)
-{
-	struct kc_io *io = clone->bi_private;
-
-	io->status = clone->bi_status;
-	kc_free_clone(io);
-	kc_write_end(io);
-}
-
-/* Gives a bio all its bounce pages, or none if there is no memory. */
-static bool kc_fill_clone(struct kc_io *io, gfp_t gfp)
-{
-	unsigned int size = io->bio->bi_iter.bi_size, len;
+	unsigned int size = conv->src->bi_iter.bi_size, len;
 	struct page *pages, *page;
 
-	pages = kc_pages_get(io, DIV_ROUND_UP(size, PAGE_SIZE));
+	pages = kc_pages_get(conv, DIV_ROUND_UP(size, PAGE_SIZE));
 	for (; size; size -= len) {
 		if (pages)
 			page = kc_page_pop(&pages);
 		else
-			page = mempool_alloc(&io->t->page_pool, gfp | __GFP_HIGHMEM);
+			page = mempool_alloc(&conv->pools->pages, gfp | __GFP_HIGHMEM);
 		if (!page) {
-			kc_free_pages(io);
-			io->clone->bi_vcnt = 0;
-			io->clone->bi_iter.bi_size = 0;
+			kc_bounce_free_pages(conv);
+			conv->dst->bi_vcnt = 0;
+			conv->dst->bi_iter.bi_size = 0;
 			return false;
 		}
 		len = min_t(unsigned int, size, PAGE_SIZE);
-		__bio_add_page(io->clone, page, len, 0);
+		__bio_add_page(conv->dst, page, len, 0);
 	}
 	return true;
 }
 
-/*
- * A bio of bounce pages.  Two allocators that each have half of the pool would
- * wait for each other for ever, so only one at a time may wait.
+/**
+ * kc_bounce_alloc() - make conv->dst, a bio of bounce pages
+ * @conv:	with src and pools set
+ * @bdev:	where it is to go
+ *
+ * It is as large as conv->src, and has its operation and priority.  Two allocators
+ * that each have half of the pool would wait for each other for ever, so only one at
+ * a time may wait.  Process context, ->map() too.
  */
-static struct bio *kc_alloc_clone(struct kc_io *io)
+void kc_bounce_alloc(struct kc_conv *conv, struct block_device *bdev)
 {
-	unsigned int nr = DIV_ROUND_UP(io->bio->bi_iter.bi_size, PAGE_SIZE);
-	blk_opf_t opf = io->bio->bi_opf & ~REQ_POLLED;
-	struct kc_target *t = io->t;
+	unsigned int nr = DIV_ROUND_UP(conv->src->bi_iter.bi_size, PAGE_SIZE);
+	blk_opf_t opf = conv->src->bi_opf & ~REQ_POLLED;
+	struct kc_crypt_pools *pools = conv->pools;
 
-	if (nr <= ARRAY_SIZE(io->small_vecs)) {
-		io->clone = &io->small_clone;
-		bio_init(io->clone, t->dev->bdev, io->small_vecs, nr, opf);
+	if (nr <= ARRAY_SIZE(conv->small_vecs)) {
+		conv->dst = &conv->small_bio;
+		bio_init(conv->dst, bdev, conv->small_vecs, nr, opf);
 	} else {
-		io->clone = bio_alloc_bioset(t->dev->bdev, nr, opf, GFP_NOIO, &t->bs);
+		conv->dst = bio_alloc_bioset(bdev, nr, opf, GFP_NOIO, &pools->bios);
 	}
-	io->clone->bi_ioprio = io->bio->bi_ioprio;
-	io->clone->bi_private = io;
-	io->clone->bi_end_io = kc_write_endio;
-	if (unlikely(!kc_fill_clone(io, GFP_NOWAIT | __GFP_NOWARN))) {
-		mutex_lock(&t->page_lock);
-		kc_fill_clone(io, GFP_NOIO);
-		mutex_unlock(&t->page_lock);
+	conv->dst->bi_ioprio = conv->src->bi_ioprio;
+	if (unlikely(!kc_bounce_fill(conv, GFP_NOWAIT | __GFP_NOWARN))) {
+		mutex_lock(&pools->page_lock);
+		kc_bounce_fill(conv, GFP_NOIO);
+		mutex_unlock(&pools->page_lock);
 	}
-	return io->clone;
 }
 
 /**
- * kc_crypt_write_go() - send an encrypted write to the disk
- * @io:		the write
- * @status:	or end it with this error
+ * kc_bounce_free() - free conv->dst
+ * @conv:	from kc_bounce_alloc()
  *
- * Process context.
+ * Any context.
  */
-void kc_crypt_write_go(struct kc_io *io, blk_status_t status)
+void kc_bounce_free(struct kc_conv *conv)
 {
-	struct kc_dev *kd = io->t->kd;
-
-	if (unlikely(status)) {
-		io->status = status;
-		kc_free_clone(io);
-		kc_write_end(io);
-		return;
-	}
-	io->clone->bi_iter.bi_sector = io->t->start + (io->block << kd->block_shift);
-	dm_submit_bio_remap(io->base, io->clone);
-}
-
-static void kc_write_submit(struct kc_io *io)
-{
-	if (io->reassign && !io->t->lazy && !io->status)
-		kc_journal_intent(io->t->kd, io);
+	kc_bounce_free_pages(conv);
+	if (conv->dst == &conv->small_bio)
+		bio_uninit(conv->dst);
 	else
-		kc_crypt_write_go(io, io->status);
+		bio_put(conv->dst);
+	conv->dst = NULL;
 }
 
-/**
- * kc_crypt_write() - encrypt a write and send it to the disk
- * @io:		the write, its blocks claimed and its key held
- *
- * Process context, ->map() too.  Ends @io.
- */
-void kc_crypt_write(struct kc_io *io)
+/* ---- conversion ---- */
+
+static bool kc_conv_decrypts(const struct kc_conv *conv)
 {
-	struct bio *clone = kc_alloc_clone(io);
-
-	io->part.in = io->bio->bi_iter;
-	io->part.out = clone->bi_iter;
-	kc_convert_init(io, io->bio, clone);
-	kc_convert(&io->part, io->bio, clone, NULL, GFP_NOIO);
-	kc_part_end(&io->part, true);
+	return conv->src == conv->dst;
 }
 
-/* ---- reads ---- */
-
-/*
- * bio_endio() has been through with dm's clone once and need not see it again.  A
- * part of it is chained to it: that is for bio_endio() to see to.
- */
-static void kc_read_end(struct kc_io *io)
+static void kc_conv_done_work(struct work_struct *work)
 {
-	kc_io_release(io);
-	if (unlikely(io->status))
-		io->bio->bi_status = io->status;
-	if (likely(io->bio == io->base))
-		io->bio->bi_end_io(io->bio);
-	else
-		bio_endio(io->bio);
+	struct kc_conv *conv = container_of(work, struct kc_conv, work);
+
+	conv->done(conv);
 }
 
-static void kc_write_work(struct work_struct *work)
-{
-	kc_write_submit(container_of(work, struct kc_io, part.work));
-}
-
-/* All parts are converted; any context, in that of a process with @may_submit. */
-static void kc_convert_end(struct kc_io *io, bool may_submit)
+/* All parts of a conversion are done. */
+static void kc_conv_free_parts(struct kc_conv *conv)
 {
 	struct kc_part *part, *next;
 
-	for (part = io->part.next; part; part = next) {
+	for (part = conv->part.next; part; part = next) {
 		next = part->next;
 		kfree(part);
 	}
-	if (bio_data_dir(io->bio) == READ) {
-		kc_read_end(io);
-	} else if (may_submit) {
-		kc_write_submit(io);
+}
+
+static KC_CRYPTO_DONE(kc_convert_done, arg)
+{
+	struct kc_req *req = kc_crypto_data(arg);
+	struct kc_conv *conv = req->conv;
+
+	if (error == -EINPROGRESS)
+		return;		/* out of the backlog, the end is to come */
+	if (error)
+		WRITE_ONCE(conv->status, BLK_STS_IOERR);
+	if (req->pooled)
+		mempool_free(req, &conv->pools->reqs);
+	if (kc_conv_decrypts(conv))
+		kc_keyslot_async_end(conv->ks);
+	if (!atomic_dec_and_test(&conv->pending))
+		return;
+	kc_conv_free_parts(conv);
+	if (kc_conv_decrypts(conv)) {
+		conv->done(conv);
 	} else {
-		INIT_WORK(&io->part.work, kc_write_work);
-		queue_work(io->t->kd->crypt_wq, &io->part.work);
+		INIT_WORK(&conv->work, kc_conv_done_work);
+		queue_work(conv->crypt->wq, &conv->work);
 	}
 }
 
-static void kc_read_endio(struct bio *bio)
+/* What sg_init_table() does, with less ado */
+static void kc_sg_init(struct scatterlist *sg)
 {
-	struct kc_io *io = bio->bi_private;
+	*sg = (struct scatterlist){};
+	sg_init_marker(sg, 1);
+}
 
-	bio->bi_end_io = io->end_io;
-	bio->bi_private = io->private;
-	if (unlikely(bio->bi_status)) {
-		io->status = bio->bi_status;
-		kc_read_end(io);
-		return;
+static void kc_req_init(struct kc_req *req, struct kc_conv *conv)
+{
+	req->conv = conv;
+	kc_sg_init(&req->sg_in);
+	if (!kc_conv_decrypts(conv))
+		kc_sg_init(&req->sg_out);
+	skcipher_request_set_tfm(&req->req, conv->ks->tfm);
+	skcipher_request_set_callback(&req->req, CRYPTO_TFM_REQ_MAY_BACKLOG,
+				      kc_convert_done, req);
+}
+
+/* Encrypts or decrypts one block; moves on. */
+static int kc_convert_block(struct kc_part *part, struct kc_req *req)
+{
+	struct kc_conv *conv = part->conv;
+	const struct kc_crypt *crypt = conv->crypt;
+	struct bio *src = conv->src, *dst = conv->dst;
+	unsigned int size = crypt->block_size;
+	struct bio_vec in = bio_iter_iovec(src, part->in), out = in;
+	u64 sector = part->sector;
+
+	if (src != dst)
+		out = bio_iter_iovec(dst, part->out);
+	/* The queue limits do not let such bios be built. */
+	if (unlikely((in.bv_len | out.bv_len) & (size - 1)))
+		return -EIO;
+	bio_advance_iter_single(src, &part->in, size);
+	part->sector += size >> SECTOR_SHIFT;
+	if (crypt->iv_large_sectors)
+		sector >>= crypt->block_shift;
+	kc_iv_gen(&crypt->cipher, req->iv, sector);
+	sg_set_page(&req->sg_in, in.bv_page, size, in.bv_offset);
+	if (src == dst) {
+		skcipher_request_set_crypt(&req->req, &req->sg_in, &req->sg_in,
+					   size, req->iv);
+		return crypto_skcipher_decrypt(&req->req);
 	}
-	kc_convert_init(io, bio, bio);
-	/* In other contexts ciphers do not work, or only asynchronously. */
-	if (unlikely(in_hardirq() || irqs_disabled() || !crypto_simd_usable()) ||
-	    unlikely(!kc_decrypt(&io->part, NULL)))
-		kc_part_queue(&io->part);
-	else if (kc_part_was_all(&io->part))
-		kc_read_end(io);
+	bio_advance_iter_single(dst, &part->out, size);
+	sg_set_page(&req->sg_out, out.bv_page, size, out.bv_offset);
+	skcipher_request_set_crypt(&req->req, &req->sg_in, &req->sg_out, size,
+				   req->iv);
+	return crypto_skcipher_encrypt(&req->req);
+}
+
+/*
+ * Converts what part->in has left.  @spare is a request from the pool, taken
+ * over, or NULL.  Return: false if there was no memory for a request.
+ */
+static bool kc_convert(struct kc_part *part, struct kc_req *spare, gfp_t gfp)
+{
+	struct kc_conv *conv = part->conv;
+	mempool_t *pool = &conv->pools->reqs;
+	struct kc_req *req;
+	int r;
+
+	while (part->in.bi_size) {
+		if (!part->req_used) {
+			part->req_used = true;
+			req = &part->req;
+			req->pooled = false;
+		} else {
+			req = spare ?: mempool_alloc(pool, gfp);
+			spare = NULL;
+			if (!req)
+				return false;
+			req->pooled = true;
+		}
+		kc_req_init(req, conv);
+		do
+			r = kc_convert_block(part, req);
+		while (!r && part->in.bi_size);
+		if (r == -EINPROGRESS || r == -EBUSY) {
+			/*
+			 * The driver has it, and kc_convert_done() frees it;
+			 * perhaps it already has.  That is no matter: who waits
+			 * for async begins after a grace period, and this is
+			 * under RCU.
+			 */
+			part->handed++;
+			if (kc_conv_decrypts(conv))
+				atomic_inc(&conv->ks->async);
+			continue;
+		}
+		if (req->pooled)
+			mempool_free(req, pool);
+		if (unlikely(r)) {
+			WRITE_ONCE(conv->status, BLK_STS_IOERR);
+			part->in.bi_size = 0;
+		}
+	}
+	if (unlikely(spare))
+		mempool_free(spare, pool);
+	return true;
+}
+
+/*
+ * Decrypts under RCU: who locks a key waits for that, so nothing comes out of a
+ * key that has been locked.  Return: false to go on with memory.
+ */
+static bool kc_decrypt_part(struct kc_part *part, struct kc_req *spare)
+{
+	bool complete;
+
+	rcu_read_lock();
+	if (unlikely(READ_ONCE(part->conv->ks->dead))) {
+		WRITE_ONCE(part->conv->status, BLK_STS_IOERR);
+		part->in.bi_size = 0;
+	}
+	complete = kc_convert(part, spare, GFP_NOWAIT | __GFP_NOWARN);
+	rcu_read_unlock();
+	return complete;
+}
+
+/* A part is done, or handed to the driver.  Return: whether it was the last. */
+static bool kc_part_end(struct kc_part *part)
+{
+	struct kc_conv *conv = part->conv;
+
+	/* nothing left to wait for, after the conversion of all in one part */
+	if (likely(part == &conv->part && !part->next && !part->handed))
+		return true;
+	if (!atomic_sub_and_test(part->nr - part->handed + 1, &conv->pending))
+		return false;
+	kc_conv_free_parts(conv);
+	return true;
+}
+
+static void kc_part_work(struct work_struct *work)
+{
+	struct kc_part *part = container_of(work, struct kc_part, work);
+	struct kc_conv *conv = part->conv;
+	struct kc_req *spare = NULL;
+
+	if (kc_conv_decrypts(conv))
+		while (!kc_decrypt_part(part, spare))
+			spare = mempool_alloc(&conv->pools->reqs, GFP_NOIO);
 	else
-		kc_part_end(&io->part, false);
+		kc_convert(part, NULL, GFP_NOIO);
+	if (kc_part_end(part))
+		conv->done(conv);
+}
+
+static void kc_part_queue(struct kc_part *part)
+{
+	INIT_WORK(&part->work, kc_part_work);
+	queue_work(part->conv->crypt->wq, &part->work);
+}
+
+static void kc_part_init(struct kc_part *part, struct kc_conv *conv, unsigned int nr)
+{
+	part->conv = conv;
+	part->next = NULL;
+	part->nr = nr;
+	part->handed = 0;
+	part->req_used = false;
+}
+
+/*
+ * Gives parts of a large bio to other processors, as many as there is memory for;
+ * conv->part is left with the rest.
+ */
+static void kc_conv_split(struct kc_conv *conv)
+{
+	unsigned int size = conv->crypt->block_size, nr, n;
+	struct kc_part *rest = &conv->part, *part;
+
+	n = min(rest->in.bi_size / KC_PART_MIN, num_online_cpus());
+	nr = rest->nr / n;
+	while (--n) {
+		part = kmalloc(sizeof(*part) + conv->pools->reqsize,
+			       GFP_NOWAIT | __GFP_NOWARN);
+		if (!part)
+			break;
+		kc_part_init(part, conv, nr);
+		part->in = rest->in;
+		part->in.bi_size = nr * size;
+		part->out = rest->out;
+		part->sector = rest->sector;
+		bio_advance_iter(conv->src, &rest->in, nr * size);
+		if (!kc_conv_decrypts(conv))
+			bio_advance_iter(conv->dst, &rest->out, nr * size);
+		rest->sector += nr * (size >> SECTOR_SHIFT);
+		rest->nr -= nr;
+		part->next = rest->next;
+		rest->next = part;
+		atomic_inc(&conv->pending);
+	}
+	for (part = rest->next; part; part = part->next)
+		kc_part_queue(part);
+}
+
+/* Begins a conversion: conv->part.in, and to encrypt conv->part.out, have it all. */
+static void kc_conv_begin(struct kc_conv *conv)
+{
+	const struct kc_crypt *crypt = conv->crypt;
+	unsigned int size = conv->part.in.bi_size;
+
+	kc_part_init(&conv->part, conv, size >> (crypt->block_shift + SECTOR_SHIFT));
+	conv->part.sector = (conv->block << crypt->block_shift) + crypt->iv_offset;
+	conv->status = BLK_STS_OK;
+	atomic_set(&conv->pending, conv->part.nr + 1);
+	if (size >= 2 * KC_PART_MIN && num_online_cpus() > 1)
+		kc_conv_split(conv);
 }
 
 /**
- * kc_crypt_read() - prepare a read to go down and be decrypted
- * @io:		the read, relying on its map entries and its key held
+ * kc_encrypt() - encrypt conv->src into conv->dst
+ * @conv:	from kc_bounce_alloc(), with ks, block and done set
  *
- * The caller submits io->bio.  Any context.
+ * Process context, ->map() too.
+ * Return: true if it is done, with conv->status; or false, and conv->done() comes in
+ * process context, or has come and @conv is gone.
  */
-void kc_crypt_read(struct kc_io *io)
+bool kc_encrypt(struct kc_conv *conv)
 {
-	struct bio *bio = io->bio;
+	conv->part.in = conv->src->bi_iter;
+	conv->part.out = conv->dst->bi_iter;
+	kc_conv_begin(conv);
+	kc_convert(&conv->part, NULL, GFP_NOIO);
+	return kc_part_end(&conv->part);
+}
 
-	io->part.in = bio->bi_iter;
-	io->end_io = bio->bi_end_io;
-	io->private = bio->bi_private;
-	bio->bi_end_io = kc_read_endio;
-	bio->bi_private = io;
-	bio_set_dev(bio, io->t->dev->bdev);
-	bio->bi_iter.bi_sector = io->t->start + (io->block << io->t->kd->block_shift);
+/**
+ * kc_decrypt() - decrypt conv->src in place
+ * @conv:	prepared by kc_conv_read(), with ks, block and done set
+ *
+ * Any context.
+ * Return: true if it is done, with conv->status; or false, and conv->done() comes in
+ * any context, or has come and @conv is gone.
+ */
+bool kc_decrypt(struct kc_conv *conv)
+{
+	kc_conv_begin(conv);
+	/* In other contexts ciphers do not work, or only asynchronously. */
+	if (unlikely(in_hardirq() || irqs_disabled() || !crypto_simd_usable()) ||
+	    unlikely(!kc_decrypt_part(&conv->part, NULL))) {
+		kc_part_queue(&conv->part);
+		return false;
+	}
+	return kc_part_end(&conv->part);
+}
+
+/* ---- set-up ---- */
+
+/**
+ * kc_crypt_init() - set up what a device's conversions share
+ * @crypt:	zeroed, but for wq and cipher
+ *
+ * Process context.
+ * Return: 0 or -ENOMEM; kc_crypt_exit() in any case.
+ */
+int kc_crypt_init(struct kc_crypt *crypt)
+{
+	int cpu;
+
+	if (percpu_counter_init(&crypt->nr_pages, 0, GFP_KERNEL))
+		return -ENOMEM;
+	crypt->page_cache = alloc_percpu(struct kc_page_cache);
+	if (!crypt->page_cache)
+		return -ENOMEM;
+	for_each_possible_cpu(cpu)
+		spin_lock_init(&per_cpu_ptr(crypt->page_cache, cpu)->lock);
+	atomic_inc(&kc_page_users);
+	return 0;
+}
+
+/**
+ * kc_crypt_exit() - free it
+ * @crypt:	of a device without bios and pools
+ */
+void kc_crypt_exit(struct kc_crypt *crypt)
+{
+	if (crypt->page_cache) {
+		kc_crypt_trim(crypt, true);
+		/* a page lost, or a pool that is to be freed later */
+		WARN_ON_ONCE(percpu_counter_sum(&crypt->nr_pages));
+		free_percpu(crypt->page_cache);
+		atomic_dec(&kc_page_users);
+	}
+	percpu_counter_destroy(&crypt->nr_pages);
+}
+
+/**
+ * kc_crypt_pools_init() - pools of a table
+ * @pools:	zeroed
+ * @crypt:	of the device
+ * @reqsize:	request context of its transforms, in bytes
+ *
+ * Process context.
+ * Return: 0 or -ENOMEM; kc_crypt_pools_exit() in any case.
+ */
+int kc_crypt_pools_init(struct kc_crypt_pools *pools, struct kc_crypt *crypt,
+			unsigned int reqsize)
+{
+	int r;
+
+	pools->reqsize = reqsize;
+	mutex_init(&pools->page_lock);
+	r = bioset_init(&pools->bios, KC_MIN_IOS, 0, BIOSET_NEED_BVECS);
+	if (!r)
+		r = mempool_init_kmalloc_pool(&pools->reqs, KC_MIN_IOS,
+					      sizeof(struct kc_req) + reqsize);
+	if (!r)
+		r = mempool_init(&pools->pages, BIO_MAX_VECS, kc_page_alloc,
+				 kc_page_free, crypt);
+	return r;
+}
+
+/**
+ * kc_crypt_pools_exit() - free the pools
+ * @pools:	perhaps half set up
+ */
+void kc_crypt_pools_exit(struct kc_crypt_pools *pools)
+{
+	mempool_exit(&pools->pages);
+	mempool_exit(&pools->reqs);
+	bioset_exit(&pools->bios);
 }

@@ -64,6 +64,7 @@
 #define KC_NAME_SIZE		32	/* with the terminating zero */
 #define KC_DESC_SIZE		128	/* with the terminating zero */
 #define KC_MAX_IDS		32
+#define KC_MAX_KEY_SIZE		256	/* bytes */
 
 /* Superblock flags. */
 #define KC_FLAG_IV_LARGE_SECTORS	0x1

@@ -31,19 +31,22 @@
  * other commits leave a quarter.  The records that settle intents are at most
  * half as long as these, so emptying the journal always has the room it needs.
  *
- * All of this is done by one worker, kd->journal.work.
+ * All of this is done by one worker, kc_journal.work.
  *
  * Documentation/journal.rst has the states, and the argument for each point where
  * power may go; tests/model/journal.pml is a model of this file: change both.
  */
 
-#include <linux/slab.h>
+#include <linux/completion.h>
 #include <linux/vmalloc.h>
 
-#include <linux/highmem.h>
-
-#include "dm-keyed-crypt.h"
+#include "compat.h"
+#include "error.h"
+#include "journal.h"
 #include "trace.h"
+
+#define KC_JOURNAL_BATCH	16	/* area blocks written at once */
+#define KC_WRITEBACK_BATCH	32	/* map blocks written back at once */
 
 /* How long a change may ride in memory; as ext4's commit interval. */
 #define KC_COMMIT_INTERVAL	(5 * HZ)
@@ -54,19 +57,13 @@
  */
 #define KC_INTENT_BLOCKS	(DIV_ROUND_UP(2 * 2048, KC_RECORDS_PER_BLOCK) + 1)
 
-/**
- * struct kc_sync - somebody waits for the journal worker
- * @list:	in kc_journal.syncs
- * @done:	to wait for
- * @checkpoint:	write back the whole map, and leave the journal clean
- * @error:	result
- */
-struct kc_sync {
-	struct list_head list;
-	struct completion done;
-	bool checkpoint;
-	int error;
-};
+static u32 kc_mod64(u64 n, u32 d)
+{
+	u32 rem;
+
+	div_u64_rem(n, d, &rem);
+	return rem;
+}
 
 static struct kc_disk_journal *kc_journal_block(struct kc_journal *j, unsigned int i)
 {
@@ -74,14 +71,13 @@ static struct kc_disk_journal *kc_journal_block(struct kc_journal *j, unsigned i
 }
 
 /* Writes an anchor for the tail, or says why not. */
-static int kc_journal_anchor(struct kc_dev *kd, u64 tail, u32 flags)
+static int kc_journal_anchor(struct kc_journal *j, u64 tail, u32 flags)
 {
-	struct kc_journal *j = &kd->journal;
 	int r;
 
-	r = kc_meta_write_anchor(kd, tail, atomic64_read(&j->durable_seq), flags);
+	r = kc_area_write_anchor(j->area, tail, atomic64_read(&j->durable_seq), flags);
 	if (r) {
-		kc_meta_fail(kd, "journal anchor", r);
+		kc_area_fail(j->area, "journal anchor", r);
 		return r;
 	}
 	j->tail_seq = tail;
@@ -120,7 +116,7 @@ static void kc_batch_endio(unsigned long error, void *context)
 
 KC_DM_IO_DONE(kc_batch_endio)
 
-static int kc_write_snapshots(struct kc_dev *kd, struct kc_mapblk **mbs,
+static int kc_write_snapshots(struct kc_journal *j, struct kc_mapblk **mbs,
 			      unsigned int nr)
 {
 	struct kc_batch batch = { .pending = ATOMIC_INIT(1) };
@@ -128,23 +124,23 @@ static int kc_write_snapshots(struct kc_dev *kd, struct kc_mapblk **mbs,
 
 	init_completion(&batch.done);
 	for (i = 0; i < nr; i++) {
-		u8 *buf = kd->journal.snap + i * KC_BLOCK_SIZE;
-		u64 area_block = kd->layout.map + mbs[i]->index;
+		u8 *buf = j->snap + i * KC_BLOCK_SIZE;
+		u64 area_block = j->area->layout.map + mbs[i]->index;
 		struct dm_io_request req = {
 			.bi_opf = REQ_OP_WRITE | REQ_META,
 			.mem.type = DM_IO_VMA,
 			.mem.ptr.vma = buf,
 			.notify.fn = kc_dm_io_done(kc_batch_endio),
 			.notify.context = &batch,
-			.client = kd->dm_io,
+			.client = j->area->io,
 		};
 		struct dm_io_region where = {
-			.bdev = kd->meta_bdev,
-			.sector = kd->meta_start + area_block * KC_BLOCK_SECTORS,
+			.bdev = j->area->bdev,
+			.sector = j->area->start + area_block * KC_BLOCK_SECTORS,
 			.count = KC_BLOCK_SECTORS,
 		};
 
-		kc_seal_block(&kd->sealer, KC_KIND_MAP, area_block, buf);
+		kc_seal_block(&j->area->sealer, KC_KIND_MAP, area_block, buf);
 		atomic_inc(&batch.pending);
 		if (kc_dm_io(&req, &where))
 			kc_batch_endio(1, &batch);
@@ -154,13 +150,19 @@ static int kc_write_snapshots(struct kc_dev *kd, struct kc_mapblk **mbs,
 	return batch.failed ? -EIO : 0;
 }
 
+/* Are the intents of a map block still needed?  Its lock held. */
+static bool kc_mapblk_held(const struct kc_mapblk *mb)
+{
+	lockdep_assert_held(&mb->lock);
+	return mb->intents || test_bit(KC_MB_UNSETTLED, &mb->flags);
+}
+
 /*
  * Takes dirty map blocks, oldest change first, with a copy of their entries; not
  * those whose intents are needed.
  */
-static unsigned int kc_snapshot(struct kc_dev *kd, struct kc_mapblk **mbs)
+static unsigned int kc_snapshot(struct kc_journal *j, struct kc_mapblk **mbs)
 {
-	struct kc_journal *j = &kd->journal;
 	struct kc_mapblk *mb, *tmp;
 	unsigned int nr = 0, u;
 
@@ -175,7 +177,7 @@ static unsigned int kc_snapshot(struct kc_dev *kd, struct kc_mapblk **mbs)
 			continue;
 		}
 		for (u = 0; u < KC_UNITS; u++)
-			memcpy(buf + u * KC_UNIT_SIZE + KC_NONCE_SIZE,
+			memcpy(kc_payload(buf, u),
 			       mb->entries + u * KC_ENTRIES_PER_UNIT,
 			       KC_UNIT_PAYLOAD);
 		set_bit(KC_MB_WRITING, &mb->flags);
@@ -197,51 +199,50 @@ static void kc_mapblk_dirty(struct kc_journal *j, struct kc_mapblk *mb, u64 seq)
 	j->nr_dirty++;
 }
 
-static int kc_flush(struct kc_dev *kd, struct block_device *bdev)
+static int kc_flush(struct kc_journal *j, struct block_device *bdev)
 {
 	int r = blkdev_issue_flush(bdev);
 
 	if (r)
-		kc_journal_lost(kd, r);
+		kc_journal_lost(j, r);
 	return r;
 }
 
 /**
  * kc_writeback() - write map blocks back in place
- * @kd:		the device
+ * @j:		the journal
  * @leave:	how many may stay dirty, besides those whose intents are needed
  *
  * Journal worker, or recovery.
  * Return: 0 or a negative errno.
  */
-static int kc_writeback(struct kc_dev *kd, unsigned int leave)
+static int kc_writeback(struct kc_journal *j, unsigned int leave)
 {
-	struct kc_journal *j = &kd->journal;
 	struct kc_mapblk *mbs[KC_WRITEBACK_BATCH], *head;
 	unsigned int nr, i;
 	u64 seq, tail;
 	int r = 0;
 
 	while (j->nr_dirty > leave && !r) {
-		if (READ_ONCE(kd->mode) != KC_RW)
+		if (READ_ONCE(j->area->mode) != KC_RW)
 			return -EROFS;
-		nr = kc_snapshot(kd, mbs);
+		nr = kc_snapshot(j, mbs);
 		if (!nr)
 			break;
 		seq = j->next_seq;
-		r = kc_write_snapshots(kd, mbs, nr);
+		r = kc_write_snapshots(j, mbs, nr);
 		if (r)
-			kc_meta_fail(kd, "key map", r);
+			kc_area_fail(j->area, "key map", r);
 		else
-			r = kc_flush(kd, kd->meta_bdev);
+			r = kc_flush(j, j->area->bdev);
 		if (!r) {
-			kc_journal_flushed(kd, seq);
+			kc_journal_flushed(j, seq);
 			for (i = 0; i < nr; i++)
-				if (!kc_meta_test_state(kd, mbs[i]->index))
-					kc_meta_set_state(kd, mbs[i]->index);
-			r = kc_meta_write_state(kd);
+				if (!kc_area_test_state(j->area, mbs[i]->index))
+					kc_area_set_state(j->area, mbs[i]->index);
+			r = kc_area_write_state(j->area);
 			if (r)
-				kc_meta_fail(kd, "map state", r);
+				kc_area_fail(j->area, "map state", r);
 		}
 		if (r) {
 			/* Keep them in memory, as old as they were. */
@@ -257,8 +258,8 @@ static int kc_writeback(struct kc_dev *kd, unsigned int leave)
 		}
 		for (i = 0; i < nr; i++)
 			clear_bit(KC_MB_WRITING, &mbs[i]->flags);
-		wake_up_all(&kd->keymap.wait);
-		if (j->recovering)
+		wake_up_all(&j->map->idle);
+		if (j->map->recovering)
 			continue;
 		tail = seq;
 		if (!list_empty(&j->dirty)) {
@@ -267,37 +268,55 @@ static int kc_writeback(struct kc_dev *kd, unsigned int leave)
 			tail = head->first_seq;
 		}
 		if (tail != j->tail_seq)
-			r = kc_journal_anchor(kd, tail, 0);
+			r = kc_journal_anchor(j, tail, 0);
 	}
 	return r;
 }
 
 /* ---- commit ---- */
 
-static int kc_journal_reclaim(struct kc_dev *kd);
+static int kc_journal_reclaim(struct kc_journal *j);
+
+/*
+ * A commit of a map block's changes has ended: if @durable, what is in the journal is
+ * durable, and settled; changes not in the journal yet are not.  Starts what
+ * waits for it again.
+ */
+static void kc_mapblk_settle(struct kc_journal *j, struct kc_mapblk *mb, bool durable)
+{
+	LIST_HEAD(parked);
+
+	spin_lock_irq(&mb->lock);
+	if (durable &&
+	    !bitmap_and(mb->unsettled, mb->unsettled, mb->unlogged, KC_ENTRIES) &&
+	    test_and_clear_bit(KC_MB_UNSETTLED, &mb->flags))
+		kc_mapblk_update_slow(mb);
+	list_splice_init(&mb->parked, &parked);
+	spin_unlock_irq(&mb->lock);
+	kc_mapblk_restart(j->map, &parked);
+}
 
 /*
  * Intents whose changes are durable in the journal are not needed any more; if
  * they could not be logged, what waits for that has to know.
  */
-static void kc_journal_settled(struct kc_dev *kd, bool durable)
+static void kc_journal_settled(struct kc_journal *j, bool durable)
 {
 	struct kc_mapblk *mb;
 
-	list_for_each_entry(mb, &kd->journal.dirty, dirty_list)
+	list_for_each_entry(mb, &j->dirty, dirty_list)
 		if (test_bit(KC_MB_UNSETTLED, &mb->flags))
-			kc_mapblk_settle(kd, mb, durable);
+			kc_mapblk_settle(j, mb, durable);
 }
 
 /*
  * Writes the filled blocks of the buffer.  What settles intents is made durable,
  * and the data before it.
  */
-static int kc_journal_write(struct kc_dev *kd, bool durable)
+static int kc_journal_write(struct kc_journal *j, bool durable)
 {
-	struct kc_journal *j = &kd->journal;
-	u64 area_block = kd->layout.journal +
-			 kc_mod64(j->next_seq, kd->layout.journal_blocks);
+	u64 area_block = j->area->layout.journal +
+			 kc_mod64(j->next_seq, j->area->layout.journal_blocks);
 	blk_opf_t opf = REQ_OP_WRITE;
 	u64 durable_seq = atomic64_read(&j->durable_seq);
 	unsigned int i;
@@ -307,11 +326,11 @@ static int kc_journal_write(struct kc_dev *kd, bool durable)
 		return 0;
 	for (i = 0; i < j->fill; i++) {
 		kc_journal_block(j, i)->durable = cpu_to_le64(durable_seq);
-		kc_seal(&kd->sealer, KC_KIND_JOURNAL, (area_block + i) * KC_BLOCK_SECTORS,
+		kc_seal(&j->area->sealer, KC_KIND_JOURNAL, (area_block + i) * KC_BLOCK_SECTORS,
 			j->buf + i * KC_BLOCK_SIZE, KC_BLOCK_SIZE);
 	}
-	if (j->settling && !kd->same_bdev) {
-		r = kc_flush(kd, kd->data_bdev);
+	if (j->settling && !j->area->same_bdev) {
+		r = kc_flush(j, j->area->data_bdev);
 		if (r)
 			goto failed;
 	}
@@ -319,8 +338,8 @@ static int kc_journal_write(struct kc_dev *kd, bool durable)
 		opf |= REQ_FUA;
 	if (j->settling || (durable && durable_seq != j->next_seq))
 		opf |= REQ_PREFLUSH;
-	r = kc_meta_io(kd, opf, area_block, j->buf, j->fill);
-	trace_keyed_crypt_commit(kd->md, j->next_seq, j->fill, r);
+	r = kc_area_io(j->area, opf, area_block, j->buf, j->fill);
+	trace_keyed_crypt_commit(j->area->md, j->next_seq, j->fill, r);
 	if (r)
 		goto failed;
 	spin_lock_irq(&j->lock);
@@ -328,14 +347,14 @@ static int kc_journal_write(struct kc_dev *kd, bool durable)
 	spin_unlock_irq(&j->lock);
 	j->fill = 0;
 	if (opf & REQ_FUA)
-		kc_journal_flushed(kd, j->next_seq);
+		kc_journal_flushed(j, j->next_seq);
 	if (j->settling)
-		kc_journal_settled(kd, true);
+		kc_journal_settled(j, true);
 	j->settling = false;
 	return 0;
 
 failed:
-	kc_meta_fail(kd, "journal", r);
+	kc_area_fail(j->area, "journal", r);
 	j->failed = true;
 	j->settling = false;
 	j->fill = 0;
@@ -352,10 +371,9 @@ static unsigned int kc_journal_left(struct kc_journal *j)
 }
 
 /* Makes room for @nr records in one journal block. */
-static int kc_journal_reserve(struct kc_dev *kd, unsigned int nr)
+static int kc_journal_reserve(struct kc_journal *j, unsigned int nr)
 {
-	struct kc_journal *j = &kd->journal;
-	u32 blocks = kd->layout.journal_blocks;
+	u32 blocks = j->area->layout.journal_blocks;
 	struct kc_disk_journal *dj;
 	u64 seq;
 	int r;
@@ -366,12 +384,12 @@ static int kc_journal_reserve(struct kc_dev *kd, unsigned int nr)
 	/* A write does not wrap. */
 	if (j->fill == KC_JOURNAL_BATCH ||
 	    (j->fill && !kc_mod64(seq, blocks))) {
-		r = kc_journal_write(kd, false);
+		r = kc_journal_write(j, false);
 		if (r)
 			return r;
 	}
 	if (!j->reclaiming && seq - j->tail_seq >= blocks - blocks / 4 - 2) {
-		r = kc_journal_reclaim(kd);
+		r = kc_journal_reclaim(j);
 		if (r)
 			return r;
 		seq = j->next_seq;
@@ -386,9 +404,8 @@ static int kc_journal_reserve(struct kc_dev *kd, unsigned int nr)
  * Logs changes of a map block, all or the unsettled ones, until they or the
  * journal block are done.
  */
-static bool kc_journal_log(struct kc_dev *kd, struct kc_mapblk *mb, bool all)
+static bool kc_journal_log(struct kc_journal *j, struct kc_mapblk *mb, bool all)
 {
-	struct kc_journal *j = &kd->journal;
 	struct kc_disk_journal *dj = kc_journal_block(j, j->fill - 1);
 	u32 nr = le32_to_cpu(dj->nr_records);
 	u64 base = (u64)mb->index * KC_ENTRIES;
@@ -434,49 +451,45 @@ static bool kc_journal_log(struct kc_dev *kd, struct kc_mapblk *mb, bool all)
  * Empties the journal: settles all intents, and writes the map back.  Waits for
  * the data of intents under way, which needs nothing of this worker.
  */
-static int kc_journal_reclaim(struct kc_dev *kd)
+static int kc_journal_reclaim(struct kc_journal *j)
 {
-	struct kc_journal *j = &kd->journal;
 	struct kc_mapblk *mb;
 	int r;
 
-	r = kc_journal_write(kd, false);
+	r = kc_journal_write(j, false);
 	if (r)
 		return r;
-	wait_event(kd->keymap.wait, !atomic_read(&j->live));
+	wait_event(j->intents_ended, !atomic_read(&j->nr_intents));
 	j->reclaiming = true;
 	list_for_each_entry(mb, &j->dirty, dirty_list) {
 		if (!test_bit(KC_MB_UNSETTLED, &mb->flags))
 			continue;
 		do
-			r = kc_journal_reserve(kd, 1);
-		while (!r && !kc_journal_log(kd, mb, false));
+			r = kc_journal_reserve(j, 1);
+		while (!r && !kc_journal_log(j, mb, false));
 		if (r)
 			break;
 	}
 	if (!r)
-		r = kc_journal_write(kd, true);
+		r = kc_journal_write(j, true);
 	if (!r)
-		r = kc_writeback(kd, 0);
+		r = kc_writeback(j, 0);
 	j->reclaiming = false;
 	return r;
 }
 
-static int kc_journal_begin(struct kc_dev *kd)
+static int kc_journal_begin(struct kc_journal *j)
 {
-	struct kc_journal *j = &kd->journal;
-
 	if (j->failed)
 		return -EIO;
-	if (READ_ONCE(kd->mode) != KC_RW)
+	if (READ_ONCE(j->area->mode) != KC_RW)
 		return -EIO;
-	return j->clean ? kc_journal_anchor(kd, j->tail_seq, 0) : 0;
+	return j->clean ? kc_journal_anchor(j, j->tail_seq, 0) : 0;
 }
 
 /* Makes changes of the map durable, or at least logs them. */
-static int kc_commit(struct kc_dev *kd, struct list_head *unlogged, bool durable)
+static int kc_commit(struct kc_journal *j, struct list_head *unlogged, bool durable)
 {
-	struct kc_journal *j = &kd->journal;
 	struct kc_mapblk *mb;
 	int r = 0;
 
@@ -485,105 +498,86 @@ static int kc_commit(struct kc_dev *kd, struct list_head *unlogged, bool durable
 			return -EIO;
 		if (!durable || atomic64_read(&j->durable_seq) == j->next_seq)
 			return 0;
-		r = kc_flush(kd, kd->meta_bdev);
+		r = kc_flush(j, j->area->bdev);
 		if (!r)
-			kc_journal_flushed(kd, j->next_seq);
+			kc_journal_flushed(j, j->next_seq);
 		return r;
 	}
-	r = kc_journal_begin(kd);
+	r = kc_journal_begin(j);
 	while (!r && !list_empty(unlogged)) {
-		r = kc_journal_reserve(kd, 1);
+		r = kc_journal_reserve(j, 1);
 		if (r)
 			break;
 		mb = list_first_entry(unlogged, struct kc_mapblk, log_list);
-		kc_journal_log(kd, mb, true);
+		kc_journal_log(j, mb, true);
 	}
 	if (!r)
-		r = kc_journal_write(kd, durable);
+		r = kc_journal_write(j, durable);
 	if (r) {
 		j->failed = true;
 		j->fill = 0;
-		kc_journal_settled(kd, false);
+		kc_journal_settled(j, false);
 	}
 	return r;
 }
 
 /* ---- intents ---- */
 
-/* Logs the intent of blocks of a write that have the same old slot. */
-static int kc_intent_log_run(struct kc_dev *kd, struct kc_io *io,
-			     struct bvec_iter *iter, unsigned int entry,
-			     unsigned int nr, __le16 old)
+/* Logs the intent of blocks of a claim that have the same old slot. */
+static int kc_intent_log_run(struct kc_journal *j, struct kc_claim *claim,
+			     unsigned int at, unsigned int nr, __le16 old)
 {
-	struct kc_journal *j = &kd->journal;
-	u64 block = io->block + entry - io->first;
 	struct kc_disk_journal *dj;
 	struct kc_disk_record *record;
-	struct kc_disk_sums *sums;
-	unsigned int n, i;
-	struct bio_vec bv;
-	void *p;
-	u32 at;
+	unsigned int n;
+	u32 i;
 	int r;
 
-	for (; nr; nr -= n, block += n) {
-		r = kc_journal_reserve(kd, 2);
+	for (; nr; nr -= n, at += n) {
+		r = kc_journal_reserve(j, 2);
 		if (r)
 			return r;
 		n = min(nr, (kc_journal_left(j) - 1) * KC_SUMS);
 		dj = kc_journal_block(j, j->fill - 1);
-		at = le32_to_cpu(dj->nr_records);
-		record = &dj->records[at];
-		record->block = cpu_to_le64(block |
+		i = le32_to_cpu(dj->nr_records);
+		record = &dj->records[i];
+		record->block = cpu_to_le64((claim->block + at) |
 				(u64)KC_RECORD_INTENT << KC_RECORD_TYPE_SHIFT);
 		record->count = cpu_to_le32(n);
-		record->slot = cpu_to_le16(io->slot);
+		record->slot = cpu_to_le16(claim->slot);
 		record->old = old;
-		sums = (struct kc_disk_sums *)(record + 1);
-		for (i = 0; i < n; i++) {
-			bv = bio_iter_iovec(io->clone, *iter);
-			p = kmap_local_page(bv.bv_page);
-			sums[i / KC_SUMS].sum[i % KC_SUMS] =
-				cpu_to_le64(kc_sum(&kd->sealer, p + bv.bv_offset, kd->sector_size));
-			kunmap_local(p);
-			bio_advance_iter_single(io->clone, iter, kd->sector_size);
-		}
-		dj->nr_records = cpu_to_le32(at + 1 + DIV_ROUND_UP(n, KC_SUMS));
+		claim->ops->sums(claim, at, n, (__le64 *)(record + 1));
+		dj->nr_records = cpu_to_le32(i + 1 + DIV_ROUND_UP(n, KC_SUMS));
 	}
 	return 0;
 }
 
-/* The blocks of @io are busy, so their entries stay. */
-static int kc_intent_log(struct kc_dev *kd, struct kc_io *io)
+/* The blocks of @claim are busy, so their entries stay. */
+static int kc_intent_log(struct kc_journal *j, struct kc_claim *claim)
 {
-	struct kc_mapblk *mb = io->mb;
-	struct kc_journal *j = &kd->journal;
-	struct bvec_iter iter = io->clone->bi_iter;
-	unsigned int i, n, end = io->first + io->nr;
-	__le16 old;
+	struct kc_mapblk *mb = claim->mb;
+	unsigned int at, n;
+	__le16 *entries = mb->entries + claim->first;
 	int r;
 
 	/* From its first intent on, the tail stays before it. */
-	r = kc_journal_reserve(kd, 2);
+	r = kc_journal_reserve(j, 2);
 	if (r)
 		return r;
 	spin_lock_irq(&mb->lock);
 	mb->intents++;
 	kc_mapblk_dirty(j, mb, le64_to_cpu(kc_journal_block(j, j->fill - 1)->seq));
 	spin_unlock_irq(&mb->lock);
-	atomic_inc(&j->live);
-	io->intent = true;
+	atomic_inc(&j->nr_intents);
+	claim->flags |= KC_CLAIM_INTENT;
 
-	for (i = io->first; i < end; i += n) {
-		old = mb->entries[i];
-		for (n = 1; i + n < end && mb->entries[i + n] == old; n++)
+	for (at = 0; at < claim->nr; at += n) {
+		for (n = 1; at + n < claim->nr && entries[at + n] == entries[at]; n++)
 			;
-		if (kc_slot_vacant(kd, le16_to_cpu(old)) ||
-		    old == cpu_to_le16(io->slot)) {
-			bio_advance_iter(io->clone, &iter, n * kd->sector_size);
+		if (kc_slot_vacant(j->area, le16_to_cpu(entries[at])) ||
+		    entries[at] == cpu_to_le16(claim->slot))
 			continue;
-		}
-		r = kc_intent_log_run(kd, io, &iter, i, n, old);
+		r = kc_intent_log_run(j, claim, at, n, entries[at]);
 		if (r)
 			return r;
 		/*
@@ -591,137 +585,130 @@ static int kc_intent_log(struct kc_dev *kd, struct kc_io *io)
 		 * they would say what is not true any more when the data is there.
 		 */
 		spin_lock_irq(&mb->lock);
-		bitmap_clear(mb->unlogged, i, n);
+		bitmap_clear(mb->unlogged, claim->first + at, n);
 		spin_unlock_irq(&mb->lock);
 	}
 	return 0;
 }
 
-/* Makes intents durable and sends their data on. */
-static void kc_intents_go(struct kc_dev *kd, struct list_head *ready, int error)
+/* Makes intents durable and lets their claims go on. */
+static void kc_intents_go(struct kc_journal *j, struct list_head *ready, int error)
 {
-	struct kc_io *io, *tmp;
+	struct kc_claim *claim, *tmp;
 
 	if (!error)
-		error = kc_journal_write(kd, true);
-	kd->journal.fill = 0;
-	list_for_each_entry_safe(io, tmp, ready, list) {
-		list_del_init(&io->list);
-		kc_crypt_write_go(io, error ? BLK_STS_IOERR : BLK_STS_OK);
+		error = kc_journal_write(j, true);
+	j->fill = 0;
+	list_for_each_entry_safe(claim, tmp, ready, list) {
+		list_del_init(&claim->list);
+		claim->ops->intended(claim, error ? -EIO : 0);
 	}
 }
 
-static void kc_intents(struct kc_dev *kd, struct list_head *intents)
+static void kc_intents(struct kc_journal *j, struct list_head *intents)
 {
-	struct kc_journal *j = &kd->journal;
-	struct kc_io *io, *tmp;
+	struct kc_claim *claim, *tmp;
 	LIST_HEAD(ready);
 	int r;
 
 	if (list_empty(intents))
 		return;
-	r = kc_journal_begin(kd);
-	list_for_each_entry_safe(io, tmp, intents, list) {
+	r = kc_journal_begin(j);
+	list_for_each_entry_safe(claim, tmp, intents, list) {
 		if (j->failed)
 			r = -EIO;
 		if (!r && j->next_seq + j->fill - j->tail_seq + KC_INTENT_BLOCKS >
-			  kd->layout.journal_blocks / 2) {
-			kc_intents_go(kd, &ready, 0);
-			r = kc_journal_reclaim(kd);
+			  j->area->layout.journal_blocks / 2) {
+			kc_intents_go(j, &ready, 0);
+			r = kc_journal_reclaim(j);
 		}
 		if (!r)
-			r = kc_intent_log(kd, io);
-		list_move_tail(&io->list, &ready);
+			r = kc_intent_log(j, claim);
+		list_move_tail(&claim->list, &ready);
 	}
-	kc_intents_go(kd, &ready, r);
+	kc_intents_go(j, &ready, r);
 }
 
 /* ---- the worker ---- */
 
-/* Ends a flush or a FUA write. */
-static void kc_journal_answer(struct kc_dev *kd, struct kc_io *io, int error)
+/* Ends those who wait for a commit, or for the checkpoint behind it. */
+static void kc_journal_answer(struct kc_journal *j, struct list_head *waiters,
+			      bool checkpoint, int error)
 {
-	if (error) {
-		kc_io_end(io, BLK_STS_IOERR);
-	} else if (io->bio->bi_opf & REQ_PREFLUSH) {
-		io->seq = kd->journal.next_seq;
-		kc_flush_submit(io);
-	} else {
-		kc_io_end(io, BLK_STS_OK);
+	struct kc_waiter *waiter, *tmp;
+
+	list_for_each_entry_safe(waiter, tmp, waiters, list) {
+		if (waiter->checkpoint != checkpoint)
+			continue;
+		list_del_init(&waiter->list);
+		waiter->done(waiter, error, j->next_seq);
 	}
+}
+
+/* Writes map blocks back: all for a checkpoint, else as many as there is need. */
+static int kc_journal_clean(struct kc_journal *j, bool checkpoint, bool kicked)
+{
+	unsigned int leave = j->map->max_blocks / 2;
+	int r;
+
+	if (j->next_seq - j->tail_seq > j->area->layout.journal_blocks / 2)
+		leave = j->nr_dirty / 2;
+	if (kicked)
+		leave = min(leave, j->nr_dirty / 2);
+	r = kc_writeback(j, checkpoint ? 0 : leave);
+	if (checkpoint && !r && !j->failed && !j->nr_dirty &&
+	    j->area->mode == KC_RW && !j->clean)
+		r = kc_journal_anchor(j, j->next_seq, KC_ANCHOR_CLEAN);
+	return r;
 }
 
 static void kc_journal_work(struct work_struct *work)
 {
-	struct kc_dev *kd = container_of(work, struct kc_dev, journal.work);
-	struct kc_journal *j = &kd->journal;
+	struct kc_journal *j = container_of(work, struct kc_journal, work);
+	bool durable, kicked, checkpoint = false;
+	struct kc_waiter *waiter;
 	LIST_HEAD(unlogged);
 	LIST_HEAD(waiters);
 	LIST_HEAD(intents);
-	LIST_HEAD(syncs);
-	struct kc_sync *sync, *stmp;
-	struct kc_io *io, *itmp;
-	bool durable, checkpoint, kicked;
-	unsigned int leave;
-	int r, w;
+	int r = 0, w;
 
 	spin_lock_irq(&j->lock);
 	list_splice_init(&j->unlogged, &unlogged);
 	list_splice_init(&j->waiters, &waiters);
 	list_splice_init(&j->intents, &intents);
-	list_splice_init(&j->syncs, &syncs);
-	durable = j->timed || !list_empty(&syncs) || !kd->same_bdev;
+	durable = j->timed || !j->area->same_bdev;
 	kicked = j->kicked;
 	j->timed = false;
 	j->kicked = false;
 	j->committing = true;
 	spin_unlock_irq(&j->lock);
 
-	list_for_each_entry(io, &waiters, list)
-		if (!(io->bio->bi_opf & REQ_PREFLUSH))
-			durable = true;
+	list_for_each_entry(waiter, &waiters, list) {
+		durable |= waiter->durable;
+		checkpoint |= waiter->checkpoint;
+	}
 	/*
 	 * Intents alone need no commit of what else has changed; but what is
 	 * parked behind unsettled blocks does.
 	 */
-	r = 0;
 	if (durable || kicked || !list_empty(&waiters))
-		r = kc_commit(kd, &unlogged, durable);
+		r = kc_commit(j, &unlogged, durable);
 
 	spin_lock_irq(&j->lock);
 	list_splice(&unlogged, &j->unlogged);	/* what could not be logged */
 	j->committing = false;
 	spin_unlock_irq(&j->lock);
 
-	list_for_each_entry_safe(io, itmp, &waiters, list) {
-		list_del_init(&io->list);
-		kc_journal_answer(kd, io, r);
-	}
-	kc_intents(kd, &intents);
-
-	checkpoint = false;
-	list_for_each_entry(sync, &syncs, list)
-		checkpoint |= sync->checkpoint;
-	leave = kd->keymap.max_blocks / 2;
-	if (j->next_seq - j->tail_seq > kd->layout.journal_blocks / 2)
-		leave = j->nr_dirty / 2;
-	if (kicked)
-		leave = min(leave, j->nr_dirty / 2);
-	w = kc_writeback(kd, checkpoint ? 0 : leave);
-	if (checkpoint && !r && !w && !j->nr_dirty && kd->mode == KC_RW && !j->clean)
-		w = kc_journal_anchor(kd, j->next_seq, KC_ANCHOR_CLEAN);
-	list_for_each_entry_safe(sync, stmp, &syncs, list) {
-		list_del_init(&sync->list);
-		sync->error = r ?: sync->checkpoint ? w : 0;
-		complete(&sync->done);
-	}
+	kc_journal_answer(j, &waiters, false, r);
+	kc_intents(j, &intents);
+	w = kc_journal_clean(j, checkpoint, kicked);
+	kc_journal_answer(j, &waiters, true, r ?: w);
 }
 
 /* Gives the worker something to do: @flag set, or @entry on @list. */
-static void kc_journal_ask(struct kc_dev *kd, bool *flag,
+static void kc_journal_ask(struct kc_journal *j, bool *flag,
 			   struct list_head *entry, struct list_head *list)
 {
-	struct kc_journal *j = &kd->journal;
 	unsigned long flags;
 
 	spin_lock_irqsave(&j->lock, flags);
@@ -730,52 +717,50 @@ static void kc_journal_ask(struct kc_dev *kd, bool *flag,
 	if (entry)
 		list_add_tail(entry, list);
 	spin_unlock_irqrestore(&j->lock, flags);
-	queue_work(kd->journal_wq, &j->work);
+	queue_work(j->wq, &j->work);
 }
 
 static void kc_journal_timer(struct work_struct *work)
 {
-	kc_journal_settle(container_of(to_delayed_work(work), struct kc_dev,
-				       journal.timer));
+	kc_journal_hurry(container_of(to_delayed_work(work), struct kc_journal,
+				      timer));
 }
 
 /* ---- what others call ---- */
 
 /**
  * kc_journal_note() - a map block has its first change not in the journal
- * @kd:		the device
+ * @j:		the journal
  * @mb:		the map block, its lock held and KC_MB_UNLOGGED just set
  *
  * Any context.
  */
-void kc_journal_note(struct kc_dev *kd, struct kc_mapblk *mb)
+void kc_journal_note(struct kc_journal *j, struct kc_mapblk *mb)
 {
-	struct kc_journal *j = &kd->journal;
 	unsigned long flags;
 
 	spin_lock_irqsave(&j->lock, flags);
 	list_add_tail(&mb->log_list, &j->unlogged);
 	spin_unlock_irqrestore(&j->lock, flags);
-	queue_delayed_work(kd->journal_wq, &j->timer, KC_COMMIT_INTERVAL);
+	queue_delayed_work(j->wq, &j->timer, KC_COMMIT_INTERVAL);
 }
 
 /**
  * kc_journal_idle() - is every change in the journal?
- * @kd:		the device
+ * @j:		the journal
  * @seq:	gets what a flush that is sent now makes durable
  *
  * If so, a cache flush makes them durable.  Any context.
  * Return: true if it is.
  */
-bool kc_journal_idle(struct kc_dev *kd, u64 *seq)
+bool kc_journal_idle(struct kc_journal *j, u64 *seq)
 {
-	struct kc_journal *j = &kd->journal;
 	unsigned long flags;
 	bool idle;
 
 	spin_lock_irqsave(&j->lock, flags);
 	idle = list_empty(&j->unlogged) && !j->committing && !j->failed &&
-	       (kd->same_bdev || atomic64_read(&j->durable_seq) == j->next_seq);
+	       (j->area->same_bdev || atomic64_read(&j->durable_seq) == j->next_seq);
 	*seq = j->next_seq;
 	spin_unlock_irqrestore(&j->lock, flags);
 	return idle;
@@ -783,14 +768,13 @@ bool kc_journal_idle(struct kc_dev *kd, u64 *seq)
 
 /**
  * kc_journal_durable() - is every change durable?
- * @kd:		the device
+ * @j:		the journal
  *
  * Any context.
  * Return: true if it is.
  */
-bool kc_journal_durable(struct kc_dev *kd)
+bool kc_journal_durable(struct kc_journal *j)
 {
-	struct kc_journal *j = &kd->journal;
 	unsigned long flags;
 	bool durable;
 
@@ -802,50 +786,62 @@ bool kc_journal_durable(struct kc_dev *kd)
 }
 
 /**
- * kc_journal_wait_io() - end a flush or FUA write when the map is durable
- * @kd:		the device
- * @io:		the flush, or the FUA write whose data is durable
+ * kc_journal_wait() - wait for a commit that begins from now on
+ * @j:		the journal
+ * @waiter:	who waits; waiter->done() comes in process context
  *
  * Any context.
  */
-void kc_journal_wait_io(struct kc_dev *kd, struct kc_io *io)
+void kc_journal_wait(struct kc_journal *j, struct kc_waiter *waiter)
 {
-	kc_journal_ask(kd, NULL, &io->list, &kd->journal.waiters);
+	kc_journal_ask(j, NULL, &waiter->list, &j->waiters);
 }
 
 /**
- * kc_journal_intent() - log the intent of a write, then send it on
- * @kd:		the device
- * @io:		the encrypted write, which changes assigned blocks
+ * kc_journal_intend() - log the intent of a change
+ * @j:		the journal
+ * @claim:	the change of assigned blocks; claim->ops->intended() comes when it may
+ *		write its data
  *
  * Any context.
  */
-void kc_journal_intent(struct kc_dev *kd, struct kc_io *io)
+void kc_journal_intend(struct kc_journal *j, struct kc_claim *claim)
 {
-	kc_journal_ask(kd, NULL, &io->list, &kd->journal.intents);
+	kc_journal_ask(j, NULL, &claim->list, &j->intents);
 }
 
 /**
- * kc_journal_settle() - somebody waits for unsettled blocks
- * @kd:		the device
+ * kc_journal_intent_ended() - the data of a change with an intent is written, or not
+ * @j:		the journal
  *
  * Any context.
  */
-void kc_journal_settle(struct kc_dev *kd)
+void kc_journal_intent_ended(struct kc_journal *j)
 {
-	kc_journal_ask(kd, &kd->journal.timed, NULL, NULL);
+	if (atomic_dec_and_test(&j->nr_intents))
+		wake_up_all(&j->intents_ended);
+}
+
+/**
+ * kc_journal_hurry() - somebody waits for unsettled blocks
+ * @j:		the journal
+ *
+ * Any context.
+ */
+void kc_journal_hurry(struct kc_journal *j)
+{
+	kc_journal_ask(j, &j->timed, NULL, NULL);
 }
 
 /**
  * kc_journal_flushed() - a cache flush of the metadata device has ended
- * @kd:		the device
+ * @j:		the journal
  * @seq:	the journal's next_seq before it began
  *
  * Any context.
  */
-void kc_journal_flushed(struct kc_dev *kd, u64 seq)
+void kc_journal_flushed(struct kc_journal *j, u64 seq)
 {
-	struct kc_journal *j = &kd->journal;
 	s64 old = atomic64_read(&j->durable_seq);
 
 	while (old < (s64)seq &&
@@ -855,69 +851,93 @@ void kc_journal_flushed(struct kc_dev *kd, u64 seq)
 
 /**
  * kc_journal_lost() - a cache flush has failed
- * @kd:		the device
+ * @j:		the journal
  * @error:	negative errno
  *
  * What the disk had accepted before may be lost, and the next flush succeed all
  * the same: nothing may be made durable behind it, as if it were there.
  * Process context.
  */
-void kc_journal_lost(struct kc_dev *kd, int error)
+void kc_journal_lost(struct kc_journal *j, int error)
 {
-	struct kc_journal *j = &kd->journal;
-
-	if (READ_ONCE(kd->mode) == KC_RO)
+	if (READ_ONCE(j->area->mode) == KC_RO)
 		return;
 	spin_lock_irq(&j->lock);
 	j->failed = true;
 	spin_unlock_irq(&j->lock);
-	kc_meta_fail(kd, "disk's cache", error);
+	kc_area_fail(j->area, "disk's cache", error);
+}
+
+/**
+ * struct kc_sync - a synchronous caller waits for the journal worker
+ * @waiter:	in kc_journal.waiters
+ * @done:	to wait for
+ * @error:	result
+ */
+struct kc_sync {
+	struct kc_waiter waiter;
+	struct completion done;
+	int error;
+};
+
+static void kc_sync_done(struct kc_waiter *waiter, int error, u64 seq)
+{
+	struct kc_sync *sync = container_of(waiter, struct kc_sync, waiter);
+
+	sync->error = error;
+	complete(&sync->done);
 }
 
 /**
  * kc_journal_sync() - make the key map durable now
- * @kd:		the device
+ * @j:		the journal
  * @checkpoint:	in place, with a clean journal
  *
  * Process context.
  * Return: 0 or a negative errno.
  */
-int kc_journal_sync(struct kc_dev *kd, bool checkpoint)
+int kc_journal_sync(struct kc_journal *j, bool checkpoint)
 {
-	struct kc_sync sync = { .checkpoint = checkpoint };
+	struct kc_sync sync = {
+		.waiter = {
+			.durable = true,
+			.checkpoint = checkpoint,
+			.done = kc_sync_done,
+		},
+	};
 
 	init_completion(&sync.done);
-	kc_journal_ask(kd, NULL, &sync.list, &kd->journal.syncs);
+	kc_journal_wait(j, &sync.waiter);
 	wait_for_completion(&sync.done);
 	return sync.error;
 }
 
 /**
  * kc_journal_kick() - the cache needs clean blocks
- * @kd:		the device
+ * @j:		the journal
  *
  * Any context.
  */
-void kc_journal_kick(struct kc_dev *kd)
+void kc_journal_kick(struct kc_journal *j)
 {
-	kc_journal_ask(kd, &kd->journal.kicked, NULL, NULL);
+	kc_journal_ask(j, &j->kicked, NULL, NULL);
 }
 
 /* ---- recovery ---- */
 
 /* Which slot has the block an intent is about?  Or a negative errno. */
-static int kc_replay_intent(struct kc_dev *kd, u64 block, u64 sum, u16 slot, u16 old)
+static int kc_replay_intent(struct kc_journal *j, u64 block, u64 sum, u16 slot, u16 old)
 {
 	struct dm_io_request req = {
 		.bi_opf = REQ_OP_READ | REQ_SYNC,
 		.mem.type = DM_IO_VMA,
-		.mem.ptr.vma = kd->journal.snap,
-		.client = kd->dm_io,
+		.mem.ptr.vma = j->snap,
+		.client = j->area->io,
 	};
 	struct dm_io_region where = {
-		.bdev = kd->data_bdev,
-		.sector = kd->data_start + (block << kd->block_shift),
-		.count = kd->sector_size >> SECTOR_SHIFT,
+		.bdev = j->area->data_bdev,
+		.sector = j->area->data_start + (block << j->area->block_shift),
+		.count = j->area->sector_size >> SECTOR_SHIFT,
 	};
 	int r = kc_dm_io(&req, &where);
 
@@ -925,7 +945,7 @@ static int kc_replay_intent(struct kc_dev *kd, u64 block, u64 sum, u16 slot, u16
 		kc_error("cannot read block %llu to see whose it is", block);
 		return r;
 	}
-	return kc_sum(&kd->sealer, kd->journal.snap, kd->sector_size) == sum ? slot : old;
+	return kc_sum(&j->area->sealer, j->snap, j->area->sector_size) == sum ? slot : old;
 }
 
 static bool kc_record_is_intent(const struct kc_disk_record *record)
@@ -943,7 +963,7 @@ static u32 kc_record_len(const struct kc_disk_record *record)
 }
 
 /* Is a record possible, with @left entries up to the end of its block? */
-static bool kc_record_valid(struct kc_dev *kd, const struct kc_disk_record *record,
+static bool kc_record_valid(struct kc_journal *j, const struct kc_disk_record *record,
 			    u32 left)
 {
 	u64 word = le64_to_cpu(record->block);
@@ -953,14 +973,14 @@ static bool kc_record_valid(struct kc_dev *kd, const struct kc_disk_record *reco
 
 	return (intent || word >> KC_RECORD_TYPE_SHIFT == KC_RECORD_MAP) &&
 	       !(word & ~KC_RECORD_BLOCK_MASK & ~(0xffULL << KC_RECORD_TYPE_SHIFT)) &&
-	       block < kd->nr_blocks && count && count <= kd->nr_blocks - block &&
-	       le16_to_cpu(record->slot) < kd->nr_slots &&
-	       le16_to_cpu(record->old) < kd->nr_slots &&
+	       block < j->area->nr_blocks && count && count <= j->area->nr_blocks - block &&
+	       le16_to_cpu(record->slot) < j->area->nr_slots &&
+	       le16_to_cpu(record->old) < j->area->nr_slots &&
 	       (intent || !record->old) && kc_record_len(record) <= left;
 }
 
 /* Can the map blocks a valid record names be read? */
-static int kc_record_load(struct kc_dev *kd, const struct kc_disk_record *record)
+static int kc_record_load(struct kc_journal *j, const struct kc_disk_record *record)
 {
 	u64 block = le64_to_cpu(record->block) & KC_RECORD_BLOCK_MASK;
 	struct kc_mapblk *mb;
@@ -970,19 +990,19 @@ static int kc_record_load(struct kc_dev *kd, const struct kc_disk_record *record
 	index = kc_map_index(block, &entry);
 	last = kc_map_index(block + le32_to_cpu(record->count) - 1, &entry);
 	for (; index <= last; index++) {
-		mb = kc_mapblk_get(kd, index);
+		mb = kc_mapblk_get(j->map, index);
 		if (IS_ERR(mb)) {
 			kc_error("cannot load map block %u for recovery", index);
 			return PTR_ERR(mb);
 		}
-		kc_mapblk_put(kd, mb);
+		kc_mapblk_put(j->map, mb);
 		cond_resched();
 	}
 	return 0;
 }
 
 /* Can all of a journal block be applied? */
-static int kc_journal_check(struct kc_dev *kd, const struct kc_disk_journal *dj,
+static int kc_journal_check(struct kc_journal *j, const struct kc_disk_journal *dj,
 			    u64 seq)
 {
 	u32 nr = le32_to_cpu(dj->nr_records), i;
@@ -994,11 +1014,11 @@ static int kc_journal_check(struct kc_dev *kd, const struct kc_disk_journal *dj,
 		return -EINVAL;
 	}
 	for (i = 0; i < nr; i += kc_record_len(&dj->records[i])) {
-		if (!kc_record_valid(kd, &dj->records[i], nr - i)) {
+		if (!kc_record_valid(j, &dj->records[i], nr - i)) {
 			kc_error("journal block %llu has an impossible record", seq);
 			return -EINVAL;
 		}
-		r = kc_record_load(kd, &dj->records[i]);
+		r = kc_record_load(j, &dj->records[i]);
 		if (r)
 			return r;
 	}
@@ -1006,7 +1026,7 @@ static int kc_journal_check(struct kc_dev *kd, const struct kc_disk_journal *dj,
 }
 
 /* Applies a record that has been checked.  Return: 0 or a negative errno. */
-static int kc_replay_record(struct kc_dev *kd, const struct kc_disk_record *record,
+static int kc_replay_record(struct kc_journal *j, const struct kc_disk_record *record,
 			    u64 seq)
 {
 	u64 word = le64_to_cpu(record->block);
@@ -1015,7 +1035,6 @@ static int kc_replay_record(struct kc_dev *kd, const struct kc_disk_record *reco
 	u16 slot = le16_to_cpu(record->slot), old = le16_to_cpu(record->old);
 	const struct kc_disk_sums *sums = (const void *)(record + 1);
 	bool intent = kc_record_is_intent(record);
-	struct kc_journal *j = &kd->journal;
 	struct kc_mapblk *mb;
 	unsigned int first;
 	u32 index;
@@ -1024,13 +1043,13 @@ static int kc_replay_record(struct kc_dev *kd, const struct kc_disk_record *reco
 	for (i = 0; i < count; i++, block++) {
 		r = slot;
 		if (intent)
-			r = kc_replay_intent(kd, block,
+			r = kc_replay_intent(j, block,
 					     le64_to_cpu(sums[i / KC_SUMS].sum[i % KC_SUMS]),
 					     slot, old);
 		if (r < 0)
 			return r;
 		index = kc_map_index(block, &first);
-		mb = kc_mapblk_get(kd, index);
+		mb = kc_mapblk_get(j->map, index);
 		if (IS_ERR(mb)) {
 			kc_error("cannot load map block %u for recovery", index);
 			return PTR_ERR(mb);
@@ -1039,10 +1058,10 @@ static int kc_replay_record(struct kc_dev *kd, const struct kc_disk_record *reco
 		mb->entries[first] = cpu_to_le16(r);
 		spin_unlock_irq(&mb->lock);
 		kc_mapblk_dirty(j, mb, seq);
-		kc_mapblk_put(kd, mb);
+		kc_mapblk_put(j->map, mb);
 		/* Leave room in the cache; read-only it may grow. */
-		if (kd->mode == KC_RW && j->nr_dirty > kd->keymap.max_blocks / 2) {
-			r = kc_writeback(kd, 0);
+		if (j->area->mode == KC_RW && j->nr_dirty > j->map->max_blocks / 2) {
+			r = kc_writeback(j, 0);
 			if (r) {
 				kc_error("cannot write the recovered key map");
 				return r;
@@ -1069,18 +1088,18 @@ struct kc_journal_reader {
  * its place, or an ERR_PTR() with an error said.
  */
 static const struct kc_disk_journal *
-kc_journal_read(struct kc_dev *kd, struct kc_journal_reader *reader, u64 seq)
+kc_journal_read(struct kc_journal *j, struct kc_journal_reader *reader, u64 seq)
 {
-	u32 pos = kc_mod64(seq, kd->layout.journal_blocks);
-	u64 area_block = kd->layout.journal + pos;
+	u32 pos = kc_mod64(seq, j->area->layout.journal_blocks);
+	u64 area_block = j->area->layout.journal + pos;
 	unsigned int i;
 	int r;
 
 	if (area_block < reader->at || area_block >= reader->at + reader->nr) {
 		reader->at = area_block;
 		reader->nr = min_t(u32, KC_JOURNAL_BATCH,
-				   kd->layout.journal_blocks - pos);
-		r = kc_meta_io(kd, REQ_OP_READ, area_block, kd->journal.buf,
+				   j->area->layout.journal_blocks - pos);
+		r = kc_area_io(j->area, REQ_OP_READ, area_block, j->buf,
 			       reader->nr);
 		if (r) {
 			kc_error("cannot read journal block %llu", seq);
@@ -1088,10 +1107,10 @@ kc_journal_read(struct kc_dev *kd, struct kc_journal_reader *reader, u64 seq)
 		}
 	}
 	i = area_block - reader->at;
-	if (!kc_unseal(&kd->sealer, KC_KIND_JOURNAL, area_block * KC_BLOCK_SECTORS,
-		       kd->journal.buf + i * KC_BLOCK_SIZE, KC_BLOCK_SIZE))
+	if (!kc_unseal(&j->area->sealer, KC_KIND_JOURNAL, area_block * KC_BLOCK_SECTORS,
+		       j->buf + i * KC_BLOCK_SIZE, KC_BLOCK_SIZE))
 		return NULL;
-	return kc_journal_block(&kd->journal, i);
+	return kc_journal_block(j, i);
 }
 
 /*
@@ -1099,7 +1118,7 @@ kc_journal_read(struct kc_dev *kd, struct kc_journal_reader *reader, u64 seq)
  * Changes nothing, so that a journal that must be refused is refused before
  * anything has been written.  Return: 0 or a negative errno with an error said.
  */
-static int kc_journal_scan(struct kc_dev *kd, u64 tail, u64 durable, u64 *end)
+static int kc_journal_scan(struct kc_journal *j, u64 tail, u64 durable, u64 *end)
 {
 	struct kc_journal_reader reader = {};
 	const struct kc_disk_journal *dj;
@@ -1107,9 +1126,9 @@ static int kc_journal_scan(struct kc_dev *kd, u64 tail, u64 durable, u64 *end)
 	u64 seq;
 	int r;
 
-	for (seq = tail; seq - tail < kd->layout.journal_blocks; seq++) {
+	for (seq = tail; seq - tail < j->area->layout.journal_blocks; seq++) {
 		cond_resched();
-		dj = kc_journal_read(kd, &reader, seq);
+		dj = kc_journal_read(j, &reader, seq);
 		if (IS_ERR(dj))
 			return PTR_ERR(dj);
 		if (!ended && (!dj || le64_to_cpu(dj->seq) != seq)) {
@@ -1119,7 +1138,7 @@ static int kc_journal_scan(struct kc_dev *kd, u64 tail, u64 durable, u64 *end)
 		/* What comes behind the end must be from before a crash. */
 		if (dj && (!ended || le64_to_cpu(dj->seq) > *end))
 			durable = max(durable, le64_to_cpu(dj->durable));
-		r = ended ? 0 : kc_journal_check(kd, dj, seq);
+		r = ended ? 0 : kc_journal_check(j, dj, seq);
 		if (r)
 			return r;
 	}
@@ -1134,7 +1153,7 @@ static int kc_journal_scan(struct kc_dev *kd, u64 tail, u64 durable, u64 *end)
 }
 
 /* Applies the journal blocks that kc_journal_scan() has found. */
-static int kc_journal_replay(struct kc_dev *kd, u64 tail, u64 end)
+static int kc_journal_replay(struct kc_journal *j, u64 tail, u64 end)
 {
 	struct kc_journal_reader reader = {};
 	const struct kc_disk_journal *dj;
@@ -1144,17 +1163,17 @@ static int kc_journal_replay(struct kc_dev *kd, u64 tail, u64 end)
 
 	for (seq = tail; seq < end; seq++) {
 		cond_resched();
-		dj = kc_journal_read(kd, &reader, seq);
+		dj = kc_journal_read(j, &reader, seq);
 		if (IS_ERR(dj))
 			return PTR_ERR(dj);
 		if (!dj || le64_to_cpu(dj->seq) != seq) {
 			kc_error("journal block %llu changes from one read to the next", seq);
 			return -EBADMSG;
 		}
-		r = kc_journal_check(kd, dj, seq);
+		r = kc_journal_check(j, dj, seq);
 		for (i = 0; !r && i < le32_to_cpu(dj->nr_records);
 		     i += kc_record_len(&dj->records[i]))
-			r = kc_replay_record(kd, &dj->records[i], seq);
+			r = kc_replay_record(j, &dj->records[i], seq);
 		if (r)
 			return r;
 	}
@@ -1163,20 +1182,19 @@ static int kc_journal_replay(struct kc_dev *kd, u64 tail, u64 end)
 
 /**
  * kc_journal_recover() - bring the key map up to date with the journal
- * @kd:		the device, its map empty
+ * @j:		the journal, its map empty
  *
  * Reads the anchor, and the journal if that does not say it is clean.  A crash
  * during recovery does no harm: the tail moves only at its end.  Process context.
  * Return: 0 or a negative errno with an error said.
  */
-int kc_journal_recover(struct kc_dev *kd)
+int kc_journal_recover(struct kc_journal *j)
 {
-	struct kc_journal *j = &kd->journal;
 	u64 tail, durable, end;
 	u32 flags;
 	int r;
 
-	r = kc_meta_read_anchor(kd, &tail, &durable, &flags);
+	r = kc_area_read_anchor(j->area, &tail, &durable, &flags);
 	if (r)
 		return r;
 	j->tail_seq = tail;
@@ -1184,72 +1202,89 @@ int kc_journal_recover(struct kc_dev *kd)
 	atomic64_set(&j->durable_seq, durable);
 	j->clean = flags & KC_ANCHOR_CLEAN;
 	if (j->clean) {
-		j->recovering = false;
+		j->map->recovering = false;
 		return 0;
 	}
-	r = kc_journal_scan(kd, tail, durable, &end);
+	r = kc_journal_scan(j, tail, durable, &end);
 	if (!r)
-		r = kc_journal_replay(kd, tail, end);
+		r = kc_journal_replay(j, tail, end);
 	if (r)
 		return r;
-	if (kd->mode != KC_RW) {
-		j->recovering = false;
+	if (j->area->mode != KC_RW) {
+		j->map->recovering = false;
 		return 0;
 	}
 	/*
 	 * Blocks from before the crash may lie behind the end.  Skipping a round
 	 * makes sure that none of them can follow a new one.
 	 */
-	r = kc_writeback(kd, 0);
+	r = kc_writeback(j, 0);
 	if (r) {
 		kc_error("cannot write the recovered key map");
 		return r;
 	}
 	/* Content that intents were compared with may be in the cache only. */
-	if (!kd->same_bdev) {
-		r = blkdev_issue_flush(kd->data_bdev);
+	if (!j->area->same_bdev) {
+		r = blkdev_issue_flush(j->area->data_bdev);
 		if (r) {
 			kc_error("cannot make the data durable the recovered key map speaks of");
 			return r;
 		}
 	}
-	j->next_seq = end + kd->layout.journal_blocks;
+	j->next_seq = end + j->area->layout.journal_blocks;
 	atomic64_set(&j->durable_seq, j->next_seq);
-	r = kc_journal_anchor(kd, j->next_seq, KC_ANCHOR_CLEAN);
+	r = kc_journal_anchor(j, j->next_seq, KC_ANCHOR_CLEAN);
 	if (r) {
 		kc_error("cannot write the journal anchor");
 		return r;
 	}
-	j->recovering = false;
+	j->map->recovering = false;
 	DMINFO("%s: recovered the key map from %llu journal blocks",
-	       dm_device_name(kd->md), end - tail);
+	       dm_device_name(j->area->md), end - tail);
 	return 0;
 }
 
 /**
- * kc_journal_init() - set up the journal
- * @kd:		the device
- *
- * Return: 0 or -ENOMEM.
+ * kc_journal_setup() - set up what cannot fail
+ * @j:		the journal, zeroed, but for j->wq
+ * @area:	where it is; must live as long
+ * @map:	what it makes durable; must live as long
  */
-int kc_journal_init(struct kc_dev *kd)
+void kc_journal_setup(struct kc_journal *j, struct kc_area *area,
+		      struct kc_keymap *map)
 {
-	struct kc_journal *j = &kd->journal;
-
-	j->buf = vmalloc(KC_JOURNAL_BATCH * KC_BLOCK_SIZE);
-	j->snap = vmalloc(KC_WRITEBACK_BATCH * KC_BLOCK_SIZE);
-	j->recovering = true;
+	j->area = area;
+	j->map = map;
+	spin_lock_init(&j->lock);
+	INIT_LIST_HEAD(&j->unlogged);
+	INIT_LIST_HEAD(&j->waiters);
+	INIT_LIST_HEAD(&j->intents);
+	INIT_LIST_HEAD(&j->dirty);
+	init_waitqueue_head(&j->intents_ended);
 	INIT_WORK(&j->work, kc_journal_work);
 	INIT_DELAYED_WORK(&j->timer, kc_journal_timer);
+}
+
+/**
+ * kc_journal_init() - allocate the journal's memory
+ * @j:		the journal
+ *
+ * Return: 0 or -ENOMEM; kc_journal_exit() in any case.
+ */
+int kc_journal_init(struct kc_journal *j)
+{
+	j->buf = vmalloc(KC_JOURNAL_BATCH * KC_BLOCK_SIZE);
+	j->snap = vmalloc(KC_WRITEBACK_BATCH * KC_BLOCK_SIZE);
+	j->map->recovering = true;
 	return j->buf && j->snap ? 0 : -ENOMEM;
 }
 
 /**
  * kc_journal_exit() - free the journal's memory
- * @kd:		the device, its workqueue empty
+ * @j:		the journal, its workqueue empty
  */
-void kc_journal_exit(struct kc_dev *kd)
+void kc_journal_exit(struct kc_journal *j)
 {
-	vfree(kd->journal.buf);
-	vfree(kd->journal.snap);
+	vfree(j->buf);
+	vfree(j->snap);
 }

@@ -9,20 +9,22 @@
 #include <linux/ctype.h>
 #include <linux/slab.h>
 
-#include "dm-keyed-crypt.h"
+#include "device.h"
+#include "error.h"
+#include "message.h"
 #include "trace.h"
 
 #define KC_MSG_ERR(t, fmt, ...) \
-	DMERR("%s: message: " fmt, dm_device_name((t)->kd->md), ##__VA_ARGS__)
+	DMERR("%s: message: " fmt, dm_device_name((t)->kd->area.md), ##__VA_ARGS__)
 
 static struct kc_owner *kc_owner_find(struct kc_dev *kd, const char *name)
 {
 	u32 slot;
 
-	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++)
-		if (kd->owners[slot] && kd->owners[slot]->state != KC_DESTROYED &&
-		    !strcmp(kd->owners[slot]->name, name))
-			return kd->owners[slot];
+	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->area.nr_slots; slot++)
+		if (kd->keys.owners[slot] && kd->keys.owners[slot]->state != KC_DESTROYED &&
+		    !strcmp(kd->keys.owners[slot]->name, name))
+			return kd->keys.owners[slot];
 	return NULL;
 }
 
@@ -51,7 +53,7 @@ static int kc_check_ids(struct kc_target *t, struct kc_owner *owner,
 		KC_MSG_ERR(t, "ids %.64s: %s", ids, error);
 		return r;
 	}
-	other = kc_ids_conflict(t->kd, owner, &id);
+	other = kc_ids_conflict(&t->kd->keys, owner, &id);
 	if (other) {
 		KC_MSG_ERR(t, "ids %.64s: %u is owner %s's", ids, id, other->name);
 		return -EEXIST;
@@ -64,18 +66,18 @@ static const char *kc_key_user(struct kc_dev *kd, const u8 check[KC_CHECK_SIZE])
 {
 	u32 slot;
 
-	if (!memcmp(kd->device.check, check, KC_CHECK_SIZE))
+	if (!memcmp(kd->keys.device.check, check, KC_CHECK_SIZE))
 		return "the device";
-	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++)
-		if (kd->owners[slot] && kd->owners[slot]->state != KC_DESTROYED &&
-		    !memcmp(kd->owners[slot]->check, check, KC_CHECK_SIZE))
-			return kd->owners[slot]->name;
+	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->area.nr_slots; slot++)
+		if (kd->keys.owners[slot] && kd->keys.owners[slot]->state != KC_DESTROYED &&
+		    !memcmp(kd->keys.owners[slot]->check, check, KC_CHECK_SIZE))
+			return kd->keys.owners[slot]->name;
 	return NULL;
 }
 
 /*
  * A slot for a new owner: one never used, or a destroyed owner's of which no
- * block remains, nor would after a crash.  Return: 0, with *@slot kd->nr_slots if there
+ * block remains, nor would after a crash.  Return: 0, with *@slot kd->area.nr_slots if there
  * is none, or a negative errno.
  */
 static int kc_slot_find(struct kc_dev *kd, u32 *slot)
@@ -83,22 +85,22 @@ static int kc_slot_find(struct kc_dev *kd, u32 *slot)
 	u64 *counts;
 	int r;
 
-	for (*slot = KC_SLOT_FIRST_OWNER; *slot < kd->nr_slots; ++*slot)
-		if (!kd->owners[*slot])
+	for (*slot = KC_SLOT_FIRST_OWNER; *slot < kd->area.nr_slots; ++*slot)
+		if (!kd->keys.owners[*slot])
 			return 0;
-	if (bitmap_empty(kd->destroyed, kd->nr_slots))
+	if (bitmap_empty(kd->area.destroyed, kd->area.nr_slots))
 		return 0;
-	counts = kvcalloc(kd->nr_slots, sizeof(*counts), GFP_KERNEL);
+	counts = kvcalloc(kd->area.nr_slots, sizeof(*counts), GFP_KERNEL);
 	if (!counts)
 		return -ENOMEM;
-	r = kc_keymap_count(kd, counts);
+	r = kc_keymap_count(&kd->map, counts);
 	if (!r)
-		for_each_set_bit(*slot, kd->destroyed, kd->nr_slots)
+		for_each_set_bit(*slot, kd->area.destroyed, kd->area.nr_slots)
 			if (!counts[*slot])
 				break;
 	/* No block gets it any more; of those that had it, all changes are durable. */
-	if (!r && *slot < kd->nr_slots)
-		r = kc_journal_sync(kd, false);
+	if (!r && *slot < kd->area.nr_slots)
+		r = kc_journal_sync(&kd->journal, false);
 	kvfree(counts);
 	return r;
 }
@@ -127,13 +129,13 @@ static int kc_msg_add(struct kc_target *t, const char *name, const char *ids,
 		KC_MSG_ERR(t, "cannot look for a slot for owner %s: %d", name, r);
 		return r;
 	}
-	if (slot == kd->nr_slots) {
+	if (slot == kd->area.nr_slots) {
 		KC_MSG_ERR(t, "no room for owner %s: all %u slots are in use", name,
-			   kd->nr_slots);
+			   kd->area.nr_slots);
 		return -ENOSPC;
 	}
 	owner = kzalloc(sizeof(*owner), GFP_KERNEL);
-	new_ids = kc_ids_alloc(kd);
+	new_ids = kc_ids_alloc(&kd->keys);
 	if (!owner || !new_ids) {
 		r = -ENOMEM;
 		goto free;
@@ -150,7 +152,7 @@ static int kc_msg_add(struct kc_target *t, const char *name, const char *ids,
 		KC_MSG_ERR(t, "owner %s: %s", name, error);
 		goto free;
 	}
-	r = kc_owner_check(kd, owner, owner->check);
+	r = kc_owner_check(&kd->keys, owner, owner->check);
 	if (r == -ENOMEM)
 		goto free;
 	if (r) {
@@ -171,16 +173,16 @@ static int kc_msg_add(struct kc_target *t, const char *name, const char *ids,
 		r = -EEXIST;
 		goto free;
 	}
-	r = kc_meta_write_owner(kd, slot, owner);
+	r = kc_owner_write(&kd->keys, slot, owner);
 	if (r)
 		goto free;
 	/* From here on the owner is there; at worst its key is locked. */
-	swap(kd->owners[slot], owner);
+	swap(kd->keys.owners[slot], owner);
 	if (!owner)
-		kd->nr_owners++;
-	clear_bit(slot, kd->destroyed);
-	kc_owner_unlock(kd, kd->owners[slot], true);
-	kc_ids_update(kd, new_ids);
+		kd->keys.nr_owners++;
+	clear_bit(slot, kd->area.destroyed);
+	kc_owner_unlock(&kd->keys, kd->keys.owners[slot], true);
+	kc_ids_update(&kd->keys, new_ids);
 	kfree(owner);
 	return 0;
 free:
@@ -196,17 +198,17 @@ static int kc_msg_ids(struct kc_target *t, struct kc_owner *owner, const char *i
 {
 	struct kc_dev *kd = t->kd;
 	struct kc_owner *new = kmemdup(owner, sizeof(*owner), GFP_KERNEL);
-	struct kc_ids *new_ids = kc_ids_alloc(kd);
+	struct kc_ids *new_ids = kc_ids_alloc(&kd->keys);
 	int r = -ENOMEM;
 
 	if (new && new_ids)
 		r = kc_check_ids(t, new, ids);
 	if (!r)
-		r = kc_meta_write_owner(kd, owner->slot, new);
+		r = kc_owner_write(&kd->keys, owner->slot, new);
 	if (!r) {
 		owner->nr_ids = new->nr_ids;
 		memcpy(owner->ids, new->ids, sizeof(owner->ids));
-		kc_ids_update(kd, new_ids);
+		kc_ids_update(&kd->keys, new_ids);
 		new_ids = NULL;
 	}
 	kvfree(new_ids);
@@ -219,7 +221,7 @@ static int kc_msg_destroy(struct kc_target *t, struct kc_owner *owner)
 {
 	struct kc_dev *kd = t->kd;
 	struct kc_owner *new = kzalloc(sizeof(*new), GFP_KERNEL);
-	struct kc_ids *new_ids = kc_ids_alloc(kd);
+	struct kc_ids *new_ids = kc_ids_alloc(&kd->keys);
 	bool held = owner->held;
 	int r = -ENOMEM;
 
@@ -234,18 +236,18 @@ static int kc_msg_destroy(struct kc_target *t, struct kc_owner *owner)
 	 * that began before sees what others write where its blocks were.
 	 */
 	owner->held = true;
-	kc_owner_retire(kd, owner);
-	r = kc_meta_write_owner(kd, owner->slot, new);
+	kc_owner_drain(&kd->keys, owner);
+	r = kc_owner_write(&kd->keys, owner->slot, new);
 	if (r) {
 		KC_MSG_ERR(t, "owner %s: cannot be destroyed: %d", owner->name, r);
 		owner->held = held;
 		goto free;
 	}
-	set_bit(new->slot, kd->destroyed);
-	swap(kd->owners[new->slot], new);
-	kc_ids_update(kd, new_ids);
+	set_bit(new->slot, kd->area.destroyed);
+	swap(kd->keys.owners[new->slot], new);
+	kc_ids_update(&kd->keys, new_ids);
 	new_ids = NULL;
-	trace_keyed_crypt_key(kd->md, owner->slot, KC_DESTROYED);
+	trace_keyed_crypt_key(kd->area.md, owner->slot, KC_DESTROYED);
 	key_put(owner->home);
 	memzero_explicit(owner->check, sizeof(owner->check));
 free:
@@ -258,9 +260,9 @@ static int kc_msg_unlock(struct kc_target *t, struct kc_owner *owner)
 {
 	int r = 0;
 
-	if (!kc_keyslot_valid(t->kd, owner->slot)) {
-		kc_owner_lock(t->kd, owner);
-		r = kc_owner_unlock(t->kd, owner, true);
+	if (!kc_keyslot_valid(&t->kd->keys.slots, owner->slot)) {
+		kc_owner_lock(&t->kd->keys, owner);
+		r = kc_owner_unlock(&t->kd->keys, owner, true);
 	}
 	if (r == -ENOMEM)
 		return r;
@@ -285,15 +287,15 @@ static int kc_msg_list(struct kc_target *t, char *result, unsigned int maxlen)
 	int r;
 
 	ids = kmalloc(PAGE_SIZE, GFP_KERNEL);
-	counts = kvcalloc(kd->nr_slots, sizeof(*counts), GFP_KERNEL);
-	r = ids && counts ? kc_keymap_count(kd, counts) : -ENOMEM;
+	counts = kvcalloc(kd->area.nr_slots, sizeof(*counts), GFP_KERNEL);
+	r = ids && counts ? kc_keymap_count(&kd->map, counts) : -ENOMEM;
 	if (r) {
 		KC_MSG_ERR(t, "owner list: cannot read the key map: %d", r);
 		goto out;
 	}
-	mutex_lock(&kd->lock);
-	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++) {
-		struct kc_owner *owner = kd->owners[slot];
+	mutex_lock(&kd->keys.slots.lock);
+	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->area.nr_slots; slot++) {
+		struct kc_owner *owner = kd->keys.owners[slot];
 
 		if (!owner)
 			continue;
@@ -308,7 +310,7 @@ static int kc_msg_list(struct kc_target *t, char *result, unsigned int maxlen)
 		       owner->ref.size, kc_key_type_name(owner->ref.type),
 		       owner->ref.desc, counts[slot]);
 	}
-	mutex_unlock(&kd->lock);
+	mutex_unlock(&kd->keys.slots.lock);
 	r = 1;
 out:
 	kvfree(counts);
@@ -348,17 +350,17 @@ static int kc_msg_owner(struct kc_target *t, unsigned int argc, char **argv,
 			   verbs[i].usage);
 		return -EINVAL;
 	}
-	if (t->kd->mode != KC_RW &&
+	if (t->kd->area.mode != KC_RW &&
 	    (!strcmp(argv[1], "add") || !strcmp(argv[1], "ids") ||
 	     !strcmp(argv[1], "destroy"))) {
 		KC_MSG_ERR(t, "owner %s: the metadata %s", argv[1],
-			   t->kd->mode == KC_RO ? "is read-only" : "has failed");
-		return t->kd->mode == KC_RO ? -EROFS : -EIO;
+			   t->kd->area.mode == KC_RO ? "is read-only" : "has failed");
+		return t->kd->area.mode == KC_RO ? -EROFS : -EIO;
 	}
 	if (!strcmp(argv[1], "list"))
 		return kc_msg_list(t, result, maxlen);
 
-	mutex_lock(&t->kd->lock);
+	mutex_lock(&t->kd->keys.slots.lock);
 	if (!strcmp(argv[1], "add")) {
 		r = kc_msg_add(t, argv[2], argv[3], argv[4]);
 		goto unlock;
@@ -375,11 +377,11 @@ static int kc_msg_owner(struct kc_target *t, unsigned int argc, char **argv,
 		r = kc_msg_destroy(t, owner);
 	} else {
 		owner->held = true;
-		kc_owner_lock(t->kd, owner);
+		kc_owner_lock(&t->kd->keys, owner);
 		r = 0;
 	}
 unlock:
-	mutex_unlock(&t->kd->lock);
+	mutex_unlock(&t->kd->keys.slots.lock);
 	if (r == -ENOMEM)
 		KC_MSG_ERR(t, "owner %s %.64s: out of memory", argv[1], argv[2]);
 	return r;
@@ -399,21 +401,21 @@ static int kc_msg_map(struct kc_target *t, unsigned int argc, char **argv,
 		KC_MSG_ERR(t, "%u words, expected 3: map <block> <count>", argc);
 		return -EINVAL;
 	}
-	if (kstrtou64(argv[1], 10, &block) || block >= kd->nr_blocks) {
+	if (kstrtou64(argv[1], 10, &block) || block >= kd->area.nr_blocks) {
 		KC_MSG_ERR(t, "map: block %.24s is not a number below %llu", argv[1],
-			   kd->nr_blocks);
+			   kd->area.nr_blocks);
 		return -EINVAL;
 	}
 	if (kstrtou64(argv[2], 10, &count) || !count ||
-	    count > kd->nr_blocks - block) {
+	    count > kd->area.nr_blocks - block) {
 		KC_MSG_ERR(t, "map: count %.24s is not a number from 1 to %llu",
-			   argv[2], kd->nr_blocks - block);
+			   argv[2], kd->area.nr_blocks - block);
 		return -EINVAL;
 	}
 	start = block;
 	/* a full result is thrown away, and dm asks again */
 	while (count && sz + 1 < maxlen) {
-		mb = kc_mapblk_get(kd, kc_map_index(block, &first));
+		mb = kc_mapblk_get(&kd->map, kc_map_index(block, &first));
 		if (IS_ERR(mb)) {
 			KC_MSG_ERR(t, "map: cannot read the key map at block %llu",
 				   block);
@@ -421,8 +423,8 @@ static int kc_msg_map(struct kc_target *t, unsigned int argc, char **argv,
 		}
 		n = kc_mapblk_run(mb, first, min_t(u64, count, KC_ENTRIES - first),
 				  &slot);
-		kc_mapblk_put(kd, mb);
-		if (kc_slot_vacant(kd, slot))
+		kc_mapblk_put(&kd->map, mb);
+		if (kc_slot_vacant(&kd->area, slot))
 			slot = KC_SLOT_NONE;
 		if (run && slot != last) {
 			DMEMIT("%s%llu %llu %u", sz ? "\n" : "", start, run, last);
@@ -442,7 +444,7 @@ static int kc_msg_map(struct kc_target *t, unsigned int argc, char **argv,
 
 /**
  * kc_message() - a message
- * @t:		the target
+ * @ti:		the target
  * @argc:	number of words
  * @argv:	the words
  * @result:	for a reply
@@ -451,13 +453,14 @@ static int kc_msg_map(struct kc_target *t, unsigned int argc, char **argv,
  * Process context of the sender.
  * Return: 0, 1 with a reply, or a negative errno with the reason in the log.
  */
-int kc_message(struct kc_target *t, unsigned int argc, char **argv,
+int kc_message(struct dm_target *ti, unsigned int argc, char **argv,
 	       char *result, unsigned int maxlen)
 {
+	struct kc_target *t = ti->private;
 	struct kc_dev *kd = t->kd;
 	int r = -EINVAL;
 
-	if (!kc_keyslot_valid(kd, KC_SLOT_DEVICE)) {
+	if (!kc_keyslot_valid(&kd->keys.slots, KC_SLOT_DEVICE)) {
 		KC_MSG_ERR(t, "%.64s: the device key is gone", argv[0]);
 		return -ENOKEY;
 	}
@@ -470,7 +473,7 @@ int kc_message(struct kc_target *t, unsigned int argc, char **argv,
 	} else if (argc != 1) {
 		KC_MSG_ERR(t, "%u words, expected 1: commit", argc);
 	} else {
-		r = kc_journal_sync(kd, false);
+		r = kc_journal_sync(&kd->journal, false);
 		if (r)
 			KC_MSG_ERR(t, "commit failed: %d", r);
 	}

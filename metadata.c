@@ -15,14 +15,16 @@
 #include <linux/vmalloc.h>
 #include <crypto/algapi.h>
 
-#include "dm-keyed-crypt.h"
+#include "compat.h"
+#include "error.h"
+#include "metadata.h"
 
 /* Area blocks read or written at once where a whole range is. */
 #define KC_META_CHUNK	64
 
 /**
- * kc_meta_io() - read or write area blocks
- * @kd:		the device
+ * kc_area_io() - read or write area blocks
+ * @area:	the area
  * @opf:	operation and flags
  * @area_block:	first area block
  * @buf:	kernel memory, vmalloc memory too
@@ -31,16 +33,16 @@
  * Process context, not from within ->map(); sleeps until done.
  * Return: 0 or a negative errno.
  */
-int kc_meta_io(struct kc_dev *kd, blk_opf_t opf, u64 area_block, void *buf,
+int kc_area_io(struct kc_area *area, blk_opf_t opf, u64 area_block, void *buf,
 	       unsigned int nr_area_blocks)
 {
 	struct dm_io_request req = {
 		.bi_opf = opf | REQ_SYNC | REQ_META,
-		.client = kd->dm_io,
+		.client = area->io,
 	};
 	struct dm_io_region where = {
-		.bdev = kd->meta_bdev,
-		.sector = kd->meta_start + area_block * KC_BLOCK_SECTORS,
+		.bdev = area->bdev,
+		.sector = area->start + area_block * KC_BLOCK_SECTORS,
 		.count = nr_area_blocks * KC_BLOCK_SECTORS,
 	};
 
@@ -55,28 +57,31 @@ int kc_meta_io(struct kc_dev *kd, blk_opf_t opf, u64 area_block, void *buf,
 }
 
 /**
- * kc_meta_fail() - a metadata write failed: stop changing the key map
- * @kd:		the device
+ * kc_area_fail() - a metadata write failed: stop changing the key map
+ * @area:	the area
  * @what:	what could not be written
  * @error:	negative errno
  *
- * Process context.  Says so once, in the log and by a dm event.
+ * Process context.  Says so once, in the log and by area->failed().
  */
-void kc_meta_fail(struct kc_dev *kd, const char *what, int error)
+void kc_area_fail(struct kc_area *area, const char *what, int error)
 {
-	if (cmpxchg(&kd->mode, KC_RW, KC_FAILED) != KC_RW)
+	if (cmpxchg(&area->mode, KC_RW, KC_FAILED) != KC_RW)
 		return;
 	DMERR("%s: writing the %s failed (%d): the key map cannot change until the table is loaded again",
-	      dm_device_name(kd->md), what, error);
-	mutex_lock(&kd->event_lock);
-	if (kd->table)
-		dm_table_event(kd->table);
-	mutex_unlock(&kd->event_lock);
+	      dm_device_name(area->md), what, error);
+	area->failed(area);
 }
 
 /* ---- superblock ---- */
 
 static const u64 kc_super_places[] = { KC_SUPER_BLOCK_1, KC_SUPER_BLOCK_2 };
+
+/* One of both copies, as read or to be written */
+static struct kc_disk_super *kc_super_copy(u8 *copies, unsigned int i)
+{
+	return (void *)(copies + i * KC_BLOCK_SIZE);
+}
 
 static u32 kc_super_csum(const struct kc_disk_super *ds)
 {
@@ -121,12 +126,10 @@ static int kc_super_seal(struct kc_disk_super *ds, struct kc_kdf *kdf, u64 place
 	return r;
 }
 
-static int kc_super_write(struct kc_dev *kd, u8 *block)
+static int kc_super_write(struct kc_area *area, struct kc_disk_super *ds)
 {
-	const struct kc_disk_super *ds = (const void *)block;
-
-	return kc_meta_io(kd, REQ_OP_WRITE | REQ_PREFLUSH | REQ_FUA,
-			  le32_to_cpu(ds->place), block, 1);
+	return kc_area_io(area, REQ_OP_WRITE | REQ_PREFLUSH | REQ_FUA,
+			  le32_to_cpu(ds->place), ds, 1);
 }
 
 #define KC_MISMATCH(what, fmt, disk, table)				\
@@ -134,63 +137,63 @@ static int kc_super_write(struct kc_dev *kd, u8 *block)
 		 disk, table)
 
 /**
- * kc_meta_match() - does a table line fit the metadata?
- * @kd:		the device, with what its superblock says
+ * kc_area_match() - does a table line fit the metadata?
+ * @area:	the area, with what its superblock says
  * @params:	what the table line says
  *
  * Return: 0 or -EINVAL, with an error that names both values.
  */
-int kc_meta_match(struct kc_dev *kd, const struct kc_params *params)
+int kc_area_match(struct kc_area *area, const struct kc_params *params)
 {
-	if (strcmp(kd->cipher_spec, params->cipher))
-		KC_MISMATCH("cipher", "%s", kd->cipher_spec, params->cipher);
-	else if (kd->sector_size != params->sector_size)
-		KC_MISMATCH("sector_size", "%u", kd->sector_size, params->sector_size);
-	else if (kd->device.ref.size != params->key_size)
-		KC_MISMATCH("a key size of", "%u", kd->device.ref.size, params->key_size);
-	else if (kd->flags != params->flags)
+	if (strcmp(area->cipher, params->cipher))
+		KC_MISMATCH("cipher", "%s", area->cipher, params->cipher);
+	else if (area->sector_size != params->sector_size)
+		KC_MISMATCH("sector_size", "%u", area->sector_size, params->sector_size);
+	else if (area->key_size != params->key_size)
+		KC_MISMATCH("a key size of", "%u", area->key_size, params->key_size);
+	else if (area->flags != params->flags)
 		KC_MISMATCH("iv_large_sectors", "%s",
-			    kd->flags & KC_FLAG_IV_LARGE_SECTORS ? "on" : "off",
+			    area->flags & KC_FLAG_IV_LARGE_SECTORS ? "on" : "off",
 			    params->flags & KC_FLAG_IV_LARGE_SECTORS ? "on" : "off");
-	else if (kd->iv_offset != params->iv_offset)
-		KC_MISMATCH("iv_offset", "%llu", kd->iv_offset, params->iv_offset);
-	else if (kd->nr_blocks < params->nr_blocks)
+	else if (area->iv_offset != params->iv_offset)
+		KC_MISMATCH("iv_offset", "%llu", area->iv_offset, params->iv_offset);
+	else if (area->nr_blocks < params->nr_blocks)
 		kc_error("metadata maps %llu blocks, the table line needs %llu",
-			 kd->nr_blocks, params->nr_blocks);
+			 area->nr_blocks, params->nr_blocks);
 	else
 		return 0;
 	return -EINVAL;
 }
 
-static void kc_dev_take_params(struct kc_dev *kd, const struct kc_params *params)
+static void kc_area_take_params(struct kc_area *area, const struct kc_params *params)
 {
-	strscpy(kd->cipher_spec, params->cipher, sizeof(kd->cipher_spec));
-	kd->sector_size = params->sector_size;
-	kd->flags = params->flags;
-	kd->iv_offset = params->iv_offset;
-	kd->nr_blocks = params->nr_blocks;
+	strscpy(area->cipher, params->cipher, sizeof(area->cipher));
+	area->key_size = params->key_size;
+	area->sector_size = params->sector_size;
+	area->block_shift = ilog2(params->sector_size) - SECTOR_SHIFT;
+	area->flags = params->flags;
+	area->iv_offset = params->iv_offset;
+	area->nr_blocks = params->nr_blocks;
 }
 
 /* Computes the layout, checks its size and makes room for its slots. */
-static int kc_meta_layout(struct kc_dev *kd, u32 owner_blocks,
+static int kc_area_layout(struct kc_area *area, u32 owner_blocks,
 			  u32 journal_blocks, u64 max_area_blocks)
 {
-	kc_layout_init(&kd->layout, kd->nr_blocks, owner_blocks, journal_blocks);
-	if (kd->layout.end > max_area_blocks) {
+	kc_layout_init(&area->layout, area->nr_blocks, owner_blocks, journal_blocks);
+	if (area->layout.end > max_area_blocks) {
 		kc_error("metadata area needs %llu sectors, there are %llu",
-			 kd->layout.end * KC_BLOCK_SECTORS,
+			 area->layout.end * KC_BLOCK_SECTORS,
 			 max_area_blocks * KC_BLOCK_SECTORS);
 		return -ENOSPC;
 	}
-	kd->nr_slots = owner_blocks * KC_UNITS;
-	kd->owners = kvcalloc(kd->nr_slots, sizeof(*kd->owners), GFP_KERNEL);
-	kd->ks = kvcalloc(kd->nr_slots, sizeof(*kd->ks), GFP_KERNEL);
-	kd->destroyed = bitmap_zalloc(kd->nr_slots, GFP_KERNEL);
-	return kd->owners && kd->ks && kd->destroyed ? 0 : -ENOMEM;
+	area->nr_slots = owner_blocks * KC_UNITS;
+	area->destroyed = bitmap_zalloc(area->nr_slots, GFP_KERNEL);
+	return area->destroyed ? 0 : -ENOMEM;
 }
 
-/* What a verified checksum leaves to be wrong.  Fills in @kd. */
-static int kc_super_parse(struct kc_dev *kd, const struct kc_disk_super *ds,
+/* What a verified checksum leaves to be wrong.  Fills in @area. */
+static int kc_super_parse(struct kc_area *area, const struct kc_disk_super *ds,
 			  const struct kc_params *params, u64 max_area_blocks)
 {
 	u32 owner_blocks = le32_to_cpu(ds->owner_blocks);
@@ -215,7 +218,7 @@ static int kc_super_parse(struct kc_dev *kd, const struct kc_disk_super *ds,
 			 le32_to_cpu(ds->incompat));
 		return -EINVAL;
 	}
-	if (ds->ro_compat && kd->mode == KC_RW) {
+	if (ds->ro_compat && area->mode == KC_RW) {
 		kc_error("metadata has unknown features %#x: load the table read-only",
 			 le32_to_cpu(ds->ro_compat));
 		return -EROFS;
@@ -231,19 +234,18 @@ static int kc_super_parse(struct kc_dev *kd, const struct kc_disk_super *ds,
 		kc_error("superblock has impossible values");
 		return -EINVAL;
 	}
-	kc_dev_take_params(kd, &disk);
-	kd->device.ref.size = disk.key_size;
-	memcpy(kd->uuid, ds->uuid, sizeof(kd->uuid));
-	memcpy(kd->salt, ds->salt, sizeof(kd->salt));
-	memcpy(kd->device.check, ds->check, sizeof(kd->device.check));
-	r = kc_meta_match(kd, params);
+	kc_area_take_params(area, &disk);
+	memcpy(area->uuid, ds->uuid, sizeof(area->uuid));
+	memcpy(area->salt, ds->salt, sizeof(area->salt));
+	memcpy(area->check, ds->check, sizeof(area->check));
+	r = kc_area_match(area, params);
 	if (r)
 		return r;
-	return kc_meta_layout(kd, owner_blocks, journal_blocks, max_area_blocks);
+	return kc_area_layout(area, owner_blocks, journal_blocks, max_area_blocks);
 }
 
 /* Fills a range with sealed units of zeros. */
-static int kc_format_range(struct kc_dev *kd, enum kc_kind kind, u64 start,
+static int kc_format_range(struct kc_area *area, enum kc_kind kind, u64 start,
 			   u32 nr, u8 *buf)
 {
 	u32 done, n, i;
@@ -253,9 +255,9 @@ static int kc_format_range(struct kc_dev *kd, enum kc_kind kind, u64 start,
 		n = min_t(u32, nr - done, KC_META_CHUNK);
 		memset(buf, 0, n * KC_BLOCK_SIZE);
 		for (i = 0; i < n; i++)
-			kc_seal_block(&kd->sealer, kind, start + done + i,
+			kc_seal_block(&area->sealer, kind, start + done + i,
 				      buf + i * KC_BLOCK_SIZE);
-		r = kc_meta_io(kd, REQ_OP_WRITE, start + done, buf, n);
+		r = kc_area_io(area, REQ_OP_WRITE, start + done, buf, n);
 		if (r)
 			return r;
 		cond_resched();
@@ -263,30 +265,23 @@ static int kc_format_range(struct kc_dev *kd, enum kc_kind kind, u64 start,
 	return 0;
 }
 
-/*
- * Formats an area of zeros.  The superblocks come last, the first one at the
- * very end: an area whose formatting was interrupted has none.
- */
-static int kc_meta_format(struct kc_dev *kd, const struct kc_params *params,
-			  const struct kc_keyref *ref, u64 max_area_blocks,
-			  u8 *buf)
+/* May an area of zeros be formatted?  Then gives it a UUID and a salt. */
+static int kc_area_read_blank(struct kc_area *area, const struct kc_params *params,
+			      u64 max_area_blocks, u8 *buf)
 {
-	struct kc_disk_super *ds;
-	struct kc_kdf kdf;
 	u32 owner_blocks, n;
-	u8 *copies;
 	u64 block;
 	int r;
 
-	kc_dev_take_params(kd, params);
+	kc_area_take_params(area, params);
 	owner_blocks = clamp_t(u64, params->nr_blocks >> KC_OWNER_BLOCKS_SHIFT,
 			       KC_OWNER_BLOCKS_LOW, KC_OWNER_BLOCKS_HIGH);
-	r = kc_meta_layout(kd, owner_blocks, KC_JOURNAL_BLOCKS, max_area_blocks);
+	r = kc_area_layout(area, owner_blocks, KC_JOURNAL_BLOCKS, max_area_blocks);
 	if (r)
 		return r;
-	for (block = 0; block < kd->layout.map; block += n) {
-		n = min_t(u64, kd->layout.map - block, KC_META_CHUNK);
-		r = kc_meta_io(kd, REQ_OP_READ, block, buf, n);
+	for (block = 0; block < area->layout.map; block += n) {
+		n = min_t(u64, area->layout.map - block, KC_META_CHUNK);
+		r = kc_area_io(area, REQ_OP_READ, block, buf, n);
 		if (r) {
 			kc_error("cannot read the metadata area");
 			return r;
@@ -296,64 +291,13 @@ static int kc_meta_format(struct kc_dev *kd, const struct kc_params *params,
 			return -EINVAL;
 		}
 	}
-	if (kd->mode != KC_RW) {
+	if (area->mode != KC_RW) {
 		kc_error("metadata area is all zeros: the table must be loaded read-write once to format it");
 		return -EROFS;
 	}
-
-	get_random_bytes(kd->uuid, sizeof(kd->uuid));
-	get_random_bytes(kd->salt, sizeof(kd->salt));
-	r = kc_device_load(kd, ref, true, &kdf);
-	if (r)
-		return r;
-
-	/* All that needs memory comes before the first write. */
-	r = -ENOMEM;
-	copies = kcalloc(2, KC_BLOCK_SIZE, GFP_KERNEL);
-	if (!copies)
-		goto out;
-	ds = (void *)copies;
-	memcpy(ds->magic, KC_MAGIC, sizeof(KC_MAGIC));
-	ds->version = cpu_to_le32(KC_VERSION);
-	memcpy(ds->uuid, kd->uuid, sizeof(ds->uuid));
-	memcpy(ds->salt, kd->salt, sizeof(ds->salt));
-	memcpy(ds->check, kd->device.check, sizeof(ds->check));
-	strscpy(ds->cipher, params->cipher, sizeof(ds->cipher));
-	ds->key_size = cpu_to_le32(params->key_size);
-	ds->sector_size = cpu_to_le32(params->sector_size);
-	ds->flags = cpu_to_le32(params->flags);
-	ds->owner_blocks = cpu_to_le32(owner_blocks);
-	ds->journal_blocks = cpu_to_le32(KC_JOURNAL_BLOCKS);
-	ds->iv_offset = cpu_to_le64(params->iv_offset);
-	ds->nr_blocks = cpu_to_le64(params->nr_blocks);
-	memcpy(copies + KC_BLOCK_SIZE, copies, KC_BLOCK_SIZE);
-	r = kc_super_seal(ds, &kdf, KC_SUPER_BLOCK_1);
-	if (!r)
-		r = kc_super_seal((void *)(copies + KC_BLOCK_SIZE), &kdf,
-				  KC_SUPER_BLOCK_2);
-	if (r)
-		goto out;
-
-	r = kc_format_range(kd, KC_KIND_OWNER, KC_OWNER_START,
-			    kd->layout.owner_blocks, buf);
-	if (!r)
-		r = kc_format_range(kd, KC_KIND_STATE, kd->layout.state,
-				    kd->layout.state_blocks, buf);
-	if (!r)
-		r = kc_meta_write_anchor(kd, 1, 1, KC_ANCHOR_CLEAN);
-	if (!r)
-		r = kc_super_write(kd, copies + KC_BLOCK_SIZE);
-	if (!r)
-		r = kc_super_write(kd, copies);
-out:
-	kfree(copies);
-	kc_kdf_exit(&kdf);
-	if (r)
-		kc_error("cannot write the metadata area");
-	else
-		DMINFO("%s: formatted a metadata area for %llu blocks of %u bytes",
-		       dm_device_name(kd->md), kd->nr_blocks, kd->sector_size);
-	return r;
+	get_random_bytes(area->uuid, sizeof(area->uuid));
+	get_random_bytes(area->salt, sizeof(area->salt));
+	return 0;
 }
 
 /* The superblock that counts: the first sound copy.  NULL if there is none. */
@@ -363,7 +307,7 @@ static struct kc_disk_super *kc_super_choose(u8 *copies, bool sound[2])
 	int i;
 
 	for (i = 0; i < 2; i++) {
-		ds[i] = (void *)(copies + i * KC_BLOCK_SIZE);
+		ds[i] = kc_super_copy(copies, i);
 		sound[i] = kc_super_sound((u8 *)ds[i], kc_super_places[i]);
 	}
 	if (sound[0])
@@ -372,24 +316,21 @@ static struct kc_disk_super *kc_super_choose(u8 *copies, bool sound[2])
 }
 
 /**
- * kc_meta_open() - verify the metadata area, or format one of zeros
- * @kd:		the device, with meta_bdev, meta_start and mode set
+ * kc_area_read() - read the superblocks
+ * @area:	the area, with its devices, their starts and mode set
  * @params:	what the table line says
- * @ref:	the device key
  * @max_area_blocks: room for the area
+ * @blank:	set if there is none, and the area is of zeros: to be formatted
  *
- * Loads the device key.  Process context.  Nothing is written to an area
- * that is not all zeros; kc_meta_mend() makes a bad superblock copy good.
+ * What is read is not authenticated yet.  Process context; writes nothing.
  * Return: 0 or a negative errno with an error said.
  */
-int kc_meta_open(struct kc_dev *kd, const struct kc_params *params,
-		 const struct kc_keyref *ref, u64 max_area_blocks)
+int kc_area_read(struct kc_area *area, const struct kc_params *params,
+		 u64 max_area_blocks, bool *blank)
 {
 	struct kc_disk_super *ds;
-	u8 mac[KC_MAC_SIZE];
-	struct kc_kdf kdf;
-	bool sound[2];
 	int errors = 0, i, r;
+	bool sound[2];
 	u8 *buf;
 
 	if (max_area_blocks <= KC_OWNER_START) {
@@ -398,13 +339,15 @@ int kc_meta_open(struct kc_dev *kd, const struct kc_params *params,
 			 (KC_OWNER_START + 1) * KC_BLOCK_SECTORS);
 		return -ENOSPC;
 	}
+	area->supers = kmalloc(2 * KC_BLOCK_SIZE, GFP_KERNEL);
 	buf = vmalloc(KC_META_CHUNK * KC_BLOCK_SIZE);
-	if (!buf)
-		return -ENOMEM;
-	memset(buf, 0xff, 2 * KC_BLOCK_SIZE);
+	r = -ENOMEM;
+	if (!area->supers || !buf)
+		goto out;
+	memset(area->supers, 0xff, 2 * KC_BLOCK_SIZE);
 	for (i = 0; i < 2; i++) {
-		r = kc_meta_io(kd, REQ_OP_READ, kc_super_places[i],
-			       buf + i * KC_BLOCK_SIZE, 1);
+		r = kc_area_io(area, REQ_OP_READ, kc_super_places[i],
+			       (u8 *)kc_super_copy(area->supers, i), 1);
 		if (r)
 			errors++;
 	}
@@ -412,21 +355,39 @@ int kc_meta_open(struct kc_dev *kd, const struct kc_params *params,
 		kc_error("cannot read the metadata area");
 		goto out;
 	}
-	r = -EINVAL;
-	ds = kc_super_choose(buf, sound);
-	if (!ds) {
-		if (memchr_inv(buf, 0, 2 * KC_BLOCK_SIZE))
-			kc_error("metadata area has no valid superblock and is not all zeros: nothing was written to it");
-		else
-			r = kc_meta_format(kd, params, ref, max_area_blocks, buf);
-		goto out;
+	ds = kc_super_choose(area->supers, sound);
+	if (ds) {
+		*blank = false;
+		r = kc_super_parse(area, ds, params, max_area_blocks);
+	} else if (memchr_inv(area->supers, 0, 2 * KC_BLOCK_SIZE)) {
+		kc_error("metadata area has no valid superblock and is not all zeros: nothing was written to it");
+		r = -EINVAL;
+	} else {
+		*blank = true;
+		r = kc_area_read_blank(area, params, max_area_blocks, buf);
 	}
-	r = kc_super_parse(kd, ds, params, max_area_blocks);
-	if (!r)
-		r = kc_device_load(kd, ref, false, &kdf);
-	if (r)
-		goto out;
-	r = kc_super_mac(&kdf, ds, mac);
+out:
+	vfree(buf);
+	return r;
+}
+
+/**
+ * kc_area_verify() - authenticate what kc_area_read() has read
+ * @area:	the area
+ * @kdf:	of the device key
+ *
+ * Process context; writes nothing: kc_area_mend() makes a bad copy good.
+ * Return: 0 or a negative errno with an error said.
+ */
+int kc_area_verify(struct kc_area *area, struct kc_kdf *kdf)
+{
+	struct kc_disk_super *ds;
+	u8 mac[KC_MAC_SIZE];
+	bool sound[2];
+	int r;
+
+	ds = kc_super_choose(area->supers, sound);
+	r = kc_super_mac(kdf, ds, mac);
 	if (r) {
 		kc_error("cannot authenticate the superblock");
 	} else if (crypto_memneq(mac, ds->mac, sizeof(mac))) {
@@ -434,123 +395,121 @@ int kc_meta_open(struct kc_dev *kd, const struct kc_params *params,
 		r = -EBADMSG;
 	} else if (!sound[0] || !sound[1]) {
 		/* Written when all the rest has been found to be good. */
-		r = kc_super_seal(ds, &kdf, kc_super_places[sound[0] ? 1 : 0]);
-		if (!r) {
-			kd->mended_super = kmemdup(ds, KC_BLOCK_SIZE, GFP_KERNEL);
-			if (!kd->mended_super)
-				r = -ENOMEM;
-		}
-	} else if (memcmp(buf, buf + KC_BLOCK_SIZE,
+		r = kc_super_seal(ds, kdf, kc_super_places[sound[0] ? 1 : 0]);
+		if (!r)
+			area->mended_super = ds;
+	} else if (memcmp(kc_super_copy(area->supers, 0), kc_super_copy(area->supers, 1),
 			  offsetof(struct kc_disk_super, place))) {
 		kc_error("superblock copies are of different metadata areas");
 		r = -EINVAL;
 	}
-	kc_kdf_exit(&kdf);
-out:
-	vfree(buf);
+	return r;
+}
+
+/* Makes both superblock copies in area->supers. */
+static int kc_area_make_supers(struct kc_area *area, struct kc_kdf *kdf)
+{
+	struct kc_disk_super *ds = kc_super_copy(area->supers, 0), *second;
+	int r;
+
+	memset(ds, 0, KC_BLOCK_SIZE);
+	memcpy(ds->magic, KC_MAGIC, sizeof(KC_MAGIC));
+	ds->version = cpu_to_le32(KC_VERSION);
+	memcpy(ds->uuid, area->uuid, sizeof(ds->uuid));
+	memcpy(ds->salt, area->salt, sizeof(ds->salt));
+	memcpy(ds->check, area->check, sizeof(ds->check));
+	strscpy(ds->cipher, area->cipher, sizeof(ds->cipher));
+	ds->key_size = cpu_to_le32(area->key_size);
+	ds->sector_size = cpu_to_le32(area->sector_size);
+	ds->flags = cpu_to_le32(area->flags);
+	ds->owner_blocks = cpu_to_le32(area->layout.owner_blocks);
+	ds->journal_blocks = cpu_to_le32(area->layout.journal_blocks);
+	ds->iv_offset = cpu_to_le64(area->iv_offset);
+	ds->nr_blocks = cpu_to_le64(area->nr_blocks);
+	second = kc_super_copy(area->supers, 1);
+	memcpy(second, ds, KC_BLOCK_SIZE);
+	r = kc_super_seal(ds, kdf, KC_SUPER_BLOCK_1);
+	if (!r)
+		r = kc_super_seal(second, kdf, KC_SUPER_BLOCK_2);
 	return r;
 }
 
 /**
- * kc_meta_mend() - write a bad superblock copy again
- * @kd:		the device, all of its metadata found to be good
+ * kc_area_format() - format an area that kc_area_read() found blank
+ * @area:	the area, its sealer ready, with the device key's check value
+ * @kdf:	of the device key
+ *
+ * The superblocks come last, the first one at the very end: an area whose
+ * formatting was interrupted has none.  Process context.
+ * Return: 0 or a negative errno with an error said.
+ */
+int kc_area_format(struct kc_area *area, struct kc_kdf *kdf)
+{
+	u8 *buf;
+	int r;
+
+	/* All that needs memory comes before the first write. */
+	buf = vmalloc(KC_META_CHUNK * KC_BLOCK_SIZE);
+	if (!buf)
+		return -ENOMEM;
+	r = kc_area_make_supers(area, kdf);
+	if (!r)
+		r = kc_format_range(area, KC_KIND_OWNER, KC_OWNER_START,
+				    area->layout.owner_blocks, buf);
+	if (!r)
+		r = kc_format_range(area, KC_KIND_STATE, area->layout.state,
+				    area->layout.state_blocks, buf);
+	if (!r)
+		r = kc_area_write_anchor(area, 1, 1, KC_ANCHOR_CLEAN);
+	if (!r)
+		r = kc_super_write(area, kc_super_copy(area->supers, 1));
+	if (!r)
+		r = kc_super_write(area, kc_super_copy(area->supers, 0));
+	vfree(buf);
+	if (r)
+		kc_error("cannot write the metadata area");
+	else
+		DMINFO("%s: formatted a metadata area for %llu blocks of %u bytes",
+		       dm_device_name(area->md), area->nr_blocks, area->sector_size);
+	return r;
+}
+
+/**
+ * kc_area_mend() - write a bad superblock copy again
+ * @area:	the area, all of its metadata found to be good
  *
  * If the table is read-write, and if it can be written; the other copy will do.
  * Process context.
  */
-void kc_meta_mend(struct kc_dev *kd)
+void kc_area_mend(struct kc_area *area)
 {
-	struct kc_disk_super *ds = (void *)kd->mended_super;
+	struct kc_disk_super *ds = area->mended_super;
 	bool fixed;
 
 	if (!ds)
 		return;
-	fixed = kd->mode == KC_RW && !kc_super_write(kd, kd->mended_super);
-	DMWARN("%s: superblock copy %d was bad: %s", dm_device_name(kd->md),
+	fixed = area->mode == KC_RW && !kc_super_write(area, ds);
+	DMWARN("%s: superblock copy %d was bad: %s", dm_device_name(area->md),
 	       le32_to_cpu(ds->place) == kc_super_places[0] ? 1 : 2,
 	       fixed ? "written again" : "using the other");
-	kfree(kd->mended_super);
-	kd->mended_super = NULL;
+	area->mended_super = NULL;
 }
 
 /* ---- owner table ---- */
 
-static void kc_owner_to_disk(struct kc_disk_owner *d, const struct kc_owner *owner)
-{
-	unsigned int i;
-
-	memset(d, 0, sizeof(*d));
-	if (!owner)
-		return;
-	strscpy(d->name, owner->name, sizeof(d->name));
-	if (owner->state == KC_DESTROYED) {
-		d->state = cpu_to_le32(KC_OWNER_DESTROYED);
-		return;
-	}
-	d->state = cpu_to_le32(KC_OWNER_ACTIVE);
-	d->key_size = cpu_to_le16(owner->ref.size);
-	d->key_type = owner->ref.type;
-	d->nr_ids = owner->nr_ids;
-	memcpy(d->check, owner->check, sizeof(d->check));
-	strscpy(d->desc, owner->ref.desc, sizeof(d->desc));
-	for (i = 0; i < owner->nr_ids; i++) {
-		d->ids[i].first = cpu_to_le32(owner->ids[i].first);
-		d->ids[i].last = cpu_to_le32(owner->ids[i].last);
-	}
-}
-
-/* Authentic, so only what another implementation may have written is checked. */
-static int kc_owner_from_disk(struct kc_dev *kd, u32 slot,
-			      const struct kc_disk_owner *d)
-{
-	bool active = d->state == cpu_to_le32(KC_OWNER_ACTIVE);
-	struct kc_owner *owner;
-	unsigned int i;
-
-	if (d->state == cpu_to_le32(KC_OWNER_FREE))
-		return 0;
-	if (slot < KC_SLOT_FIRST_OWNER ||
-	    (!active && d->state != cpu_to_le32(KC_OWNER_DESTROYED)) ||
-	    d->nr_ids > KC_MAX_IDS ||
-	    strnlen(d->name, sizeof(d->name)) == sizeof(d->name) ||
-	    strnlen(d->desc, sizeof(d->desc)) == sizeof(d->desc) ||
-	    le16_to_cpu(d->key_size) > KC_MAX_KEY_SIZE ||
-	    (active && !kc_key_type_name(d->key_type))) {
-		kc_error("owner table: slot %u has impossible values", slot);
-		return -EINVAL;
-	}
-	owner = kzalloc(sizeof(*owner), GFP_KERNEL);
-	if (!owner)
-		return -ENOMEM;
-	owner->slot = slot;
-	if (!active) {
-		owner->state = KC_DESTROYED;
-		owner->held = true;
-		set_bit(slot, kd->destroyed);
-	}
-	owner->ref.size = le16_to_cpu(d->key_size);
-	owner->ref.type = d->key_type;
-	strscpy(owner->name, d->name, sizeof(owner->name));
-	strscpy(owner->ref.desc, d->desc, sizeof(owner->ref.desc));
-	memcpy(owner->check, d->check, sizeof(owner->check));
-	owner->nr_ids = d->nr_ids;
-	for (i = 0; i < owner->nr_ids; i++) {
-		owner->ids[i].first = le32_to_cpu(d->ids[i].first);
-		owner->ids[i].last = le32_to_cpu(d->ids[i].last);
-	}
-	kd->owners[slot] = owner;
-	kd->nr_owners++;
-	return 0;
-}
-
 /**
- * kc_meta_load_owners() - read the owner table
- * @kd:		the device, its device key loaded
+ * kc_area_read_owners() - read the owner table
+ * @area:	the area, its sealer ready
+ * @take:	called for each slot; an error of it, said, ends the reading
+ * @context:	for @take
  *
  * Process context.
  * Return: 0 or a negative errno with an error said.
  */
-int kc_meta_load_owners(struct kc_dev *kd)
+int kc_area_read_owners(struct kc_area *area,
+			int (*take)(void *context, u32 slot,
+				    const struct kc_disk_owner *owner),
+			void *context)
 {
 	u32 block, n, i, u;
 	u8 *buf;
@@ -561,9 +520,9 @@ int kc_meta_load_owners(struct kc_dev *kd)
 		r = -ENOMEM;
 		goto out;
 	}
-	for (block = 0; block < kd->layout.owner_blocks; block += n) {
-		n = min_t(u32, kd->layout.owner_blocks - block, KC_META_CHUNK);
-		r = kc_meta_io(kd, REQ_OP_READ, KC_OWNER_START + block, buf, n);
+	for (block = 0; block < area->layout.owner_blocks; block += n) {
+		n = min_t(u32, area->layout.owner_blocks - block, KC_META_CHUNK);
+		r = kc_area_io(area, REQ_OP_READ, KC_OWNER_START + block, buf, n);
 		if (r) {
 			kc_error("cannot read the owner table");
 			goto out;
@@ -571,7 +530,7 @@ int kc_meta_load_owners(struct kc_dev *kd)
 		for (i = 0; i < n; i++) {
 			u8 *b = buf + i * KC_BLOCK_SIZE;
 
-			r = kc_unseal_block(&kd->sealer, KC_KIND_OWNER,
+			r = kc_unseal_block(&area->sealer, KC_KIND_OWNER,
 					    KC_OWNER_START + block + i, b);
 			if (r) {
 				kc_error("owner table block %u is not authentic",
@@ -579,9 +538,8 @@ int kc_meta_load_owners(struct kc_dev *kd)
 				goto out;
 			}
 			for (u = 0; u < KC_UNITS; u++) {
-				r = kc_owner_from_disk(kd, (block + i) * KC_UNITS + u,
-						       (void *)(b + u * KC_UNIT_SIZE +
-								KC_NONCE_SIZE));
+				r = take(context, (block + i) * KC_UNITS + u,
+					 kc_payload(b, u));
 				if (r)
 					goto out;
 			}
@@ -594,45 +552,32 @@ out:
 }
 
 /**
- * kc_meta_write_owner() - make an owner durable
- * @kd:		the device
- * @slot:	the slot to write
- * @owner:	what it shall hold; NULL frees it
+ * kc_area_write_owners() - make a block of the owner table durable
+ * @area:	the area
+ * @slot:	any slot of the block
+ * @block:	with the payloads of all its units; is sealed in place
  *
- * The other owners in the same block are written as kd->owners has them.
- * Process context, kd->lock held.
+ * Process context; one caller at a time.
  * Return: 0 or a negative errno; a failed write stops changes of the metadata.
  */
-int kc_meta_write_owner(struct kc_dev *kd, u32 slot, const struct kc_owner *owner)
+int kc_area_write_owners(struct kc_area *area, u32 slot, u8 *block)
 {
-	u32 first = round_down(slot, KC_UNITS);
 	u64 area_block = KC_OWNER_START + slot / KC_UNITS;
-	unsigned int i;
-	u8 *buf;
 	int r;
 
-	lockdep_assert_held(&kd->lock);
-	if (kd->mode != KC_RW)
-		return -EIO;
-	buf = kmalloc(KC_BLOCK_SIZE, GFP_KERNEL);
-	if (!buf)
-		return -ENOMEM;
-	for (i = 0; i < KC_UNITS; i++)
-		kc_owner_to_disk((void *)(buf + i * KC_UNIT_SIZE + KC_NONCE_SIZE),
-				 first + i == slot ? owner : kd->owners[first + i]);
-	kc_seal_block(&kd->sealer, KC_KIND_OWNER, area_block, buf);
-	r = kc_meta_io(kd, REQ_OP_WRITE | REQ_PREFLUSH | REQ_FUA, area_block, buf, 1);
+	kc_seal_block(&area->sealer, KC_KIND_OWNER, area_block, block);
+	r = kc_area_io(area, REQ_OP_WRITE | REQ_PREFLUSH | REQ_FUA, area_block,
+		       block, 1);
 	if (r)
-		kc_meta_fail(kd, "owner table", r);
-	kfree(buf);
+		kc_area_fail(area, "owner table", r);
 	return r;
 }
 
 /* ---- anchor ---- */
 
 /**
- * kc_meta_read_anchor() - read the journal anchor
- * @kd:		the device
+ * kc_area_read_anchor() - read the journal anchor
+ * @area:	the area
  * @tail:	first journal block still needed
  * @durable:	all before it were durable
  * @flags:	KC_ANCHOR_*
@@ -640,7 +585,7 @@ int kc_meta_write_owner(struct kc_dev *kd, u32 slot, const struct kc_owner *owne
  * Process context.
  * Return: 0 or a negative errno with an error said.
  */
-int kc_meta_read_anchor(struct kc_dev *kd, u64 *tail, u64 *durable, u32 *flags)
+int kc_area_read_anchor(struct kc_area *area, u64 *tail, u64 *durable, u32 *flags)
 {
 	struct kc_disk_anchor *da;
 	u8 *buf = kmalloc(KC_BLOCK_SIZE, GFP_KERNEL);
@@ -648,22 +593,22 @@ int kc_meta_read_anchor(struct kc_dev *kd, u64 *tail, u64 *durable, u32 *flags)
 
 	if (!buf)
 		return -ENOMEM;
-	r = kc_meta_io(kd, REQ_OP_READ, kd->layout.anchor, buf, 1);
+	r = kc_area_io(area, REQ_OP_READ, area->layout.anchor, buf, 1);
 	if (r) {
 		kc_error("cannot read the journal anchor");
 		goto out;
 	}
-	r = kc_unseal_block(&kd->sealer, KC_KIND_ANCHOR, kd->layout.anchor, buf);
+	r = kc_unseal_block(&area->sealer, KC_KIND_ANCHOR, area->layout.anchor, buf);
 	if (r) {
 		kc_error("journal anchor is not authentic");
 		goto out;
 	}
-	da = (void *)(buf + KC_NONCE_SIZE);
+	da = kc_payload(buf, 0);
 	*tail = le64_to_cpu(da->tail);
 	*durable = le64_to_cpu(da->durable);
 	*flags = le32_to_cpu(da->flags);
 	if (!*tail || *tail > *durable ||
-	    *durable - *tail > kd->layout.journal_blocks ||
+	    *durable - *tail > area->layout.journal_blocks ||
 	    *durable > KC_MAX_SEQ ||
 	    *flags & ~KC_ANCHOR_CLEAN) {
 		kc_error("journal anchor has impossible values");
@@ -675,8 +620,8 @@ out:
 }
 
 /**
- * kc_meta_write_anchor() - make the journal anchor durable
- * @kd:		the device
+ * kc_area_write_anchor() - make the journal anchor durable
+ * @area:	the area
  * @tail:	first journal block still needed
  * @durable:	all before it are durable
  * @flags:	KC_ANCHOR_*
@@ -684,62 +629,62 @@ out:
  * Journal worker, or while there is none.
  * Return: 0 or a negative errno.
  */
-int kc_meta_write_anchor(struct kc_dev *kd, u64 tail, u64 durable, u32 flags)
+int kc_area_write_anchor(struct kc_area *area, u64 tail, u64 durable, u32 flags)
 {
-	u8 *buf = kd->meta_buf;
-	struct kc_disk_anchor *da = (void *)(buf + KC_NONCE_SIZE);
+	u8 *buf = area->buf;
+	struct kc_disk_anchor *da = kc_payload(buf, 0);
 
 	memset(buf, 0, KC_BLOCK_SIZE);
 	da->tail = cpu_to_le64(tail);
 	da->durable = cpu_to_le64(durable);
 	da->flags = cpu_to_le32(flags);
-	kc_seal_block(&kd->sealer, KC_KIND_ANCHOR, kd->layout.anchor, buf);
-	return kc_meta_io(kd, REQ_OP_WRITE | REQ_FUA, kd->layout.anchor, buf, 1);
+	kc_seal_block(&area->sealer, KC_KIND_ANCHOR, area->layout.anchor, buf);
+	return kc_area_io(area, REQ_OP_WRITE | REQ_FUA, area->layout.anchor, buf, 1);
 }
 
 /* ---- map state ---- */
 
-static u32 kc_state_units(const struct kc_dev *kd)
+static u32 kc_state_units(const struct kc_area *area)
 {
-	return kd->layout.state_blocks * KC_UNITS;
+	return area->layout.state_blocks * KC_UNITS;
 }
 
 /**
- * kc_meta_load_state() - read the map state
- * @kd:		the device
+ * kc_area_load_state() - read the map state
+ * @area:	the area
  *
  * Process context.
  * Return: 0 or a negative errno with an error said.
  */
-int kc_meta_load_state(struct kc_dev *kd)
+int kc_area_load_state(struct kc_area *area)
 {
 	u32 block, u;
 	u8 *buf;
 	int r = 0;
 
-	kd->state_bits = kvzalloc((size_t)kc_state_units(kd) * KC_UNIT_PAYLOAD,
-				  GFP_KERNEL);
-	kd->state_dirty = bitmap_zalloc(kc_state_units(kd), GFP_KERNEL);
+	area->state_bits = kvzalloc((size_t)kc_state_units(area) * KC_UNIT_PAYLOAD,
+				    GFP_KERNEL);
+	area->state_dirty = bitmap_zalloc(kc_state_units(area), GFP_KERNEL);
 	buf = kmalloc(KC_BLOCK_SIZE, GFP_KERNEL);
-	if (!kd->state_bits || !kd->state_dirty || !buf) {
+	if (!area->state_bits || !area->state_dirty || !buf) {
 		r = -ENOMEM;
 		goto out;
 	}
-	for (block = 0; block < kd->layout.state_blocks; block++) {
-		r = kc_meta_io(kd, REQ_OP_READ, kd->layout.state + block, buf, 1);
+	for (block = 0; block < area->layout.state_blocks; block++) {
+		r = kc_area_io(area, REQ_OP_READ, area->layout.state + block, buf, 1);
 		if (r) {
 			kc_error("cannot read the map state");
 			goto out;
 		}
-		r = kc_unseal_block(&kd->sealer, KC_KIND_STATE, kd->layout.state + block, buf);
+		r = kc_unseal_block(&area->sealer, KC_KIND_STATE, area->layout.state + block, buf);
 		if (r) {
 			kc_error("map state block %u is not authentic", block);
 			goto out;
 		}
 		for (u = 0; u < KC_UNITS; u++)
-			memcpy((u8 *)kd->state_bits +
+			memcpy((u8 *)area->state_bits +
 			       (size_t)(block * KC_UNITS + u) * KC_UNIT_PAYLOAD,
-			       buf + u * KC_UNIT_SIZE + KC_NONCE_SIZE,
+			       kc_payload(buf, u),
 			       KC_UNIT_PAYLOAD);
 	}
 out:
@@ -748,82 +693,98 @@ out:
 }
 
 /**
- * kc_meta_test_state() - has a map block ever been written?
- * @kd:		the device
+ * kc_area_test_state() - has a map block ever been written?
+ * @area:	the area
  * @map_block:	its number
  *
  * Any context.
  * Return: true if it has.
  */
-bool kc_meta_test_state(struct kc_dev *kd, u32 map_block)
+bool kc_area_test_state(struct kc_area *area, u32 map_block)
 {
-	return test_bit_le(map_block, kd->state_bits);
+	return test_bit_le(map_block, area->state_bits);
 }
 
 /**
- * kc_meta_set_state() - a map block has been written for the first time
- * @kd:		the device
+ * kc_area_set_state() - a map block has been written for the first time
+ * @area:	the area
  * @map_block:	its number
  *
- * Journal worker only.  kc_meta_write_state() makes it durable.
+ * Journal worker only.  kc_area_write_state() makes it durable.
  */
-void kc_meta_set_state(struct kc_dev *kd, u32 map_block)
+void kc_area_set_state(struct kc_area *area, u32 map_block)
 {
-	set_bit_le(map_block, kd->state_bits);
-	set_bit(map_block / KC_STATE_BITS_PER_UNIT, kd->state_dirty);
+	set_bit_le(map_block, area->state_bits);
+	set_bit(map_block / KC_STATE_BITS_PER_UNIT, area->state_dirty);
 }
 
 /**
- * kc_meta_write_state() - make the map state durable
- * @kd:		the device
+ * kc_area_write_state() - make the map state durable
+ * @area:	the area
  *
  * Journal worker only.
  * Return: 0 or a negative errno.
  */
-int kc_meta_write_state(struct kc_dev *kd)
+int kc_area_write_state(struct kc_area *area)
 {
 	u32 unit, block, u;
-	u8 *buf = kd->meta_buf;
+	u8 *buf = area->buf;
 	int r;
 
 	for (;;) {
-		unit = find_first_bit(kd->state_dirty, kc_state_units(kd));
-		if (unit >= kc_state_units(kd))
+		unit = find_first_bit(area->state_dirty, kc_state_units(area));
+		if (unit >= kc_state_units(area))
 			return 0;
 		block = unit / KC_UNITS;
 		for (u = 0; u < KC_UNITS; u++)
-			memcpy(buf + u * KC_UNIT_SIZE + KC_NONCE_SIZE,
-			       (u8 *)kd->state_bits +
+			memcpy(kc_payload(buf, u),
+			       (u8 *)area->state_bits +
 			       (size_t)(block * KC_UNITS + u) * KC_UNIT_PAYLOAD,
 			       KC_UNIT_PAYLOAD);
-		kc_seal_block(&kd->sealer, KC_KIND_STATE, kd->layout.state + block, buf);
-		r = kc_meta_io(kd, REQ_OP_WRITE | REQ_FUA,
-			       kd->layout.state + block, buf, 1);
+		kc_seal_block(&area->sealer, KC_KIND_STATE, area->layout.state + block, buf);
+		r = kc_area_io(area, REQ_OP_WRITE | REQ_FUA,
+			       area->layout.state + block, buf, 1);
 		if (r)
 			return r;
-		bitmap_clear(kd->state_dirty, block * KC_UNITS, KC_UNITS);
+		bitmap_clear(area->state_dirty, block * KC_UNITS, KC_UNITS);
 	}
 }
 
 /**
- * kc_meta_exit() - free what this file allocated
- * @kd:		the device
+ * kc_area_exit() - free what this file allocated
+ * @area:	the area
  */
-void kc_meta_exit(struct kc_dev *kd)
+void kc_area_exit(struct kc_area *area)
 {
-	u32 slot;
+	bitmap_free(area->destroyed);
+	kvfree(area->state_bits);
+	bitmap_free(area->state_dirty);
+	kfree(area->supers);
+	kc_sealer_wipe(&area->sealer);
+	free_page((unsigned long)area->buf);
+	if (area->io)
+		dm_io_client_destroy(area->io);
+}
 
-	for (slot = 0; kd->owners && slot < kd->nr_slots; slot++) {
-		if (!kd->owners[slot])
-			continue;
-		key_put(kd->owners[slot]->home);
-		kfree(kd->owners[slot]);
+/**
+ * kc_area_init() - set up what I/O to the area needs
+ * @area:	the area, zeroed
+ * @md:		the mapped device, for what is logged
+ * @failed:	called once when a write of metadata has failed; process context
+ *
+ * Process context.
+ * Return: 0 or -ENOMEM; kc_area_exit() in any case.
+ */
+int kc_area_init(struct kc_area *area, struct mapped_device *md,
+		 void (*failed)(struct kc_area *area))
+{
+	area->md = md;
+	area->failed = failed;
+	area->io = dm_io_client_create();
+	if (IS_ERR(area->io)) {
+		area->io = NULL;
+		return -ENOMEM;
 	}
-	kvfree(kd->owners);
-	kvfree(kd->ks);
-	bitmap_free(kd->destroyed);
-	kvfree(kd->state_bits);
-	bitmap_free(kd->state_dirty);
-	kfree(kd->mended_super);
-	kc_sealer_wipe(&kd->sealer);
+	area->buf = (u8 *)__get_free_page(GFP_KERNEL);
+	return area->buf ? 0 : -ENOMEM;
 }

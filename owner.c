@@ -1,36 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Whose bio is it?
+ * Owners: names, ids, states, records, and the device key, which is an owner
+ * without name and ids.
  *
- * Filesystems are unmodified, so the pages of a write must tell:
- *
- *  - a page of a regular file's page cache that is under writeback belongs to
- *    the file's inode, whoever runs the writeback;
- *  - anonymous memory, the zero page, and page cache that is not under writeback
- *    (a mapping of a file or of shared memory used as a buffer) come from a direct
- *    write, which filesystems submit in the writer's own context; such a buffer may
- *    be under writeback for its own file's sake, but only direct writes are REQ_IDLE;
- *    a direct write may also have pages without mapping: copies that btrfs and xfs make
- *    (7.x) lest the data change on its way, or the huge page of zeros;
- *  - everything else (the block device's own page cache, other inodes of the
- *    filesystem, slab, vmalloc, pages without mapping, swap) is nobody's in
- *    particular and goes under the device key.
- *
- * Kernel threads have no writer's context: their direct writes go under the
- * device key too.
+ * A key is looked up once, and loaded into a keyslot.  An unlink cannot be seen on the
+ * key itself; a periodic look at the keyrings finds it, and finds keys that
+ * have come back.
  */
 
-#include <linux/cred.h>
-#include <linux/fs.h>
-#include <linux/highmem.h>
-#include <linux/mm.h>
-#include <linux/quota.h>
-#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
-#include <linux/uidgid.h>
+#include <crypto/algapi.h>
 
-#include "dm-keyed-crypt.h"
+#include "compat.h"
+#include "error.h"
+#include "owner.h"
+#include "trace.h"
+
+/* ---- ids ---- */
 
 /**
  * struct kc_ids - which slot an id's writes go under
@@ -46,9 +33,17 @@ struct kc_ids {
 	} range[];
 };
 
-static u16 kc_ids_find(struct kc_dev *kd, u32 id)
+/**
+ * kc_ids_find() - the slot an id's writes go under
+ * @keys:	the keys of a device
+ * @id:		the id
+ *
+ * Under RCU.
+ * Return: its owner's slot, or the device key's.
+ */
+u16 kc_ids_find(struct kc_keys *keys, u32 id)
 {
-	const struct kc_ids *ids = rcu_dereference(kd->ids);
+	const struct kc_ids *ids = rcu_dereference(keys->ids);
 	unsigned int lo = 0, hi, mid;
 
 	if (!ids)
@@ -75,40 +70,40 @@ static int kc_id_slot_cmp(const void *a, const void *b)
 
 /**
  * kc_ids_alloc() - memory for the ids of all owners
- * @kd:		the device
+ * @keys:	the keys of a device
  *
- * There is room for those of one more owner.  Process context, kd->lock held.
+ * There is room for those of one more owner.  Process context, keys->slots.lock held.
  * Return: for kc_ids_update() or kvfree(); NULL without memory.
  */
-struct kc_ids *kc_ids_alloc(struct kc_dev *kd)
+struct kc_ids *kc_ids_alloc(struct kc_keys *keys)
 {
 	unsigned int nr = KC_MAX_IDS;
 	struct kc_ids *ids;
 	u32 slot;
 
-	lockdep_assert_held(&kd->lock);
-	for (slot = 0; slot < kd->nr_slots; slot++)
-		if (kd->owners[slot])
-			nr += kd->owners[slot]->nr_ids;
+	lockdep_assert_held(&keys->slots.lock);
+	for (slot = 0; slot < keys->slots.nr; slot++)
+		if (keys->owners[slot])
+			nr += keys->owners[slot]->nr_ids;
 	return kvzalloc(struct_size(ids, range, nr), GFP_KERNEL);
 }
 
 /**
  * kc_ids_update() - publish the ids of all owners
- * @kd:		the device
+ * @keys:	the keys of a device
  * @ids:	from kc_ids_alloc(), taken over
  *
- * Process context, kd->lock held.
+ * Process context, keys->slots.lock held.
  */
-void kc_ids_update(struct kc_dev *kd, struct kc_ids *ids)
+void kc_ids_update(struct kc_keys *keys, struct kc_ids *ids)
 {
 	struct kc_ids *old;
 	unsigned int i;
 	u32 slot;
 
-	lockdep_assert_held(&kd->lock);
-	for (slot = 0; slot < kd->nr_slots; slot++) {
-		const struct kc_owner *owner = kd->owners[slot];
+	lockdep_assert_held(&keys->slots.lock);
+	for (slot = 0; slot < keys->slots.nr; slot++) {
+		const struct kc_owner *owner = keys->owners[slot];
 
 		for (i = 0; owner && i < owner->nr_ids; i++)
 			ids->range[ids->nr++] = (struct kc_id_slot) {
@@ -118,20 +113,11 @@ void kc_ids_update(struct kc_dev *kd, struct kc_ids *ids)
 			};
 	}
 	sort(ids->range, ids->nr, sizeof(ids->range[0]), kc_id_slot_cmp, NULL);
-	old = rcu_replace_pointer(kd->ids, ids, lockdep_is_held(&kd->lock));
+	old = rcu_replace_pointer(keys->ids, ids, lockdep_is_held(&keys->slots.lock));
 	if (old) {
 		synchronize_rcu();
 		kvfree(old);
 	}
-}
-
-/**
- * kc_ids_free() - free the published ids
- * @kd:		the device, without bios
- */
-void kc_ids_free(struct kc_dev *kd)
-{
-	kvfree(rcu_dereference_protected(kd->ids, 1));
 }
 
 /**
@@ -219,21 +205,21 @@ unsigned int kc_ids_print(const struct kc_owner *owner, char *buf,
 
 /**
  * kc_ids_conflict() - does another owner have one of these ids?
- * @kd:		the device
+ * @keys:	the keys of a device
  * @owner:	whose ids; compared with owners of other slots
  * @id:		such an id
  *
- * Process context, kd->lock held.
+ * Process context, keys->slots.lock held.
  * Return: the other owner or NULL.
  */
-struct kc_owner *kc_ids_conflict(struct kc_dev *kd, const struct kc_owner *owner,
+struct kc_owner *kc_ids_conflict(struct kc_keys *keys, const struct kc_owner *owner,
 				 u32 *id)
 {
 	unsigned int i, j;
 	u32 slot;
 
-	for (slot = 0; slot < kd->nr_slots; slot++) {
-		struct kc_owner *other = kd->owners[slot];
+	for (slot = 0; slot < keys->slots.nr; slot++) {
+		struct kc_owner *other = keys->owners[slot];
 
 		if (!other || slot == owner->slot)
 			continue;
@@ -250,122 +236,628 @@ struct kc_owner *kc_ids_conflict(struct kc_dev *kd, const struct kc_owner *owner
 	return NULL;
 }
 
-static u16 kc_owner_of_inode(struct kc_dev *kd, enum kc_owner_kind kind,
-			     struct inode *inode)
-{
-	const struct dquot_operations *dq = inode->i_sb->dq_op;
-	kprojid_t projid;
+/* ---- records ---- */
 
-	switch (kind) {
-	case KC_OWNER_BY_UID:
-		return kc_ids_find(kd, from_kuid(&init_user_ns, inode->i_uid));
-	case KC_OWNER_BY_GID:
-		return kc_ids_find(kd, from_kgid(&init_user_ns, inode->i_gid));
-	case KC_OWNER_BY_PROJID:
-		if (dq && dq->get_projid && !dq->get_projid(inode, &projid))
-			return kc_ids_find(kd, from_kprojid(&init_user_ns, projid));
-		return KC_SLOT_DEVICE;
-	default:
-		return KC_SLOT_DEVICE;
+static void kc_owner_to_disk(struct kc_disk_owner *d, const struct kc_owner *owner)
+{
+	unsigned int i;
+
+	memset(d, 0, sizeof(*d));
+	if (!owner)
+		return;
+	strscpy(d->name, owner->name, sizeof(d->name));
+	if (owner->state == KC_DESTROYED) {
+		d->state = cpu_to_le32(KC_OWNER_DESTROYED);
+		return;
+	}
+	d->state = cpu_to_le32(KC_OWNER_ACTIVE);
+	d->key_size = cpu_to_le16(owner->ref.size);
+	d->key_type = owner->ref.type;
+	d->nr_ids = owner->nr_ids;
+	memcpy(d->check, owner->check, sizeof(d->check));
+	strscpy(d->desc, owner->ref.desc, sizeof(d->desc));
+	for (i = 0; i < owner->nr_ids; i++) {
+		d->ids[i].first = cpu_to_le32(owner->ids[i].first);
+		d->ids[i].last = cpu_to_le32(owner->ids[i].last);
 	}
 }
 
-/* A direct write; a process has no project id. */
-static u16 kc_owner_of_current(struct kc_dev *kd, enum kc_owner_kind kind)
+/* Authentic, so only what another implementation may have written is checked. */
+static int kc_owner_from_disk(void *context, u32 slot,
+			      const struct kc_disk_owner *d)
 {
-	if (current->flags & PF_KTHREAD)
-		return KC_SLOT_DEVICE;
-	switch (kind) {
-	case KC_OWNER_BY_UID:
-		return kc_ids_find(kd, from_kuid(&init_user_ns, current_fsuid()));
-	case KC_OWNER_BY_GID:
-		return kc_ids_find(kd, from_kgid(&init_user_ns, current_fsgid()));
+	struct kc_keys *keys = context;
+	bool active = d->state == cpu_to_le32(KC_OWNER_ACTIVE);
+	struct kc_owner *owner;
+	unsigned int i;
+
+	if (d->state == cpu_to_le32(KC_OWNER_FREE))
+		return 0;
+	if (slot < KC_SLOT_FIRST_OWNER ||
+	    (!active && d->state != cpu_to_le32(KC_OWNER_DESTROYED)) ||
+	    d->nr_ids > KC_MAX_IDS ||
+	    strnlen(d->name, sizeof(d->name)) == sizeof(d->name) ||
+	    strnlen(d->desc, sizeof(d->desc)) == sizeof(d->desc) ||
+	    le16_to_cpu(d->key_size) > KC_MAX_KEY_SIZE ||
+	    (active && !kc_key_type_name(d->key_type))) {
+		kc_error("owner table: slot %u has impossible values", slot);
+		return -EINVAL;
+	}
+	owner = kzalloc(sizeof(*owner), GFP_KERNEL);
+	if (!owner)
+		return -ENOMEM;
+	owner->slot = slot;
+	if (!active) {
+		owner->state = KC_DESTROYED;
+		owner->held = true;
+		set_bit(slot, keys->area->destroyed);
+	}
+	owner->ref.size = le16_to_cpu(d->key_size);
+	owner->ref.type = d->key_type;
+	strscpy(owner->name, d->name, sizeof(owner->name));
+	strscpy(owner->ref.desc, d->desc, sizeof(owner->ref.desc));
+	memcpy(owner->check, d->check, sizeof(owner->check));
+	owner->nr_ids = d->nr_ids;
+	for (i = 0; i < owner->nr_ids; i++) {
+		owner->ids[i].first = le32_to_cpu(d->ids[i].first);
+		owner->ids[i].last = le32_to_cpu(d->ids[i].last);
+	}
+	keys->owners[slot] = owner;
+	keys->nr_owners++;
+	return 0;
+}
+
+/**
+ * kc_owner_write() - make an owner durable
+ * @keys:	the keys of a device
+ * @slot:	the slot to write
+ * @owner:	what it shall hold; NULL frees it
+ *
+ * The other owners in the same block are written as keys->owners has them.
+ * Process context, slots.lock held.
+ * Return: 0 or a negative errno; a failed write stops changes of the metadata.
+ */
+int kc_owner_write(struct kc_keys *keys, u32 slot, const struct kc_owner *owner)
+{
+	u32 first = round_down(slot, KC_UNITS);
+	unsigned int i;
+	u8 *buf;
+	int r;
+
+	lockdep_assert_held(&keys->slots.lock);
+	if (keys->area->mode != KC_RW)
+		return -EIO;
+	buf = kmalloc(KC_BLOCK_SIZE, GFP_KERNEL);
+	if (!buf)
+		return -ENOMEM;
+	for (i = 0; i < KC_UNITS; i++)
+		kc_owner_to_disk(kc_payload(buf, i),
+				 first + i == slot ? owner : keys->owners[first + i]);
+	r = kc_area_write_owners(keys->area, slot, buf);
+	kfree(buf);
+	return r;
+}
+
+/* ---- keys ---- */
+
+/**
+ * kc_lock_state_name() - name of an owner's state, as in status lines
+ * @state:	the state
+ *
+ * Return: the name.
+ */
+const char *kc_lock_state_name(enum kc_lock_state state)
+{
+	switch (state) {
+	case KC_UNLOCKED:
+		return "unlocked";
+	case KC_WRONG_KEY:
+		return "wrong-key";
+	case KC_DESTROYED:
+		return "destroyed";
 	default:
-		return KC_SLOT_DEVICE;
+		return "locked";
+	}
+}
+
+static int kc_key_check(struct kc_keys *keys, const u8 *key, unsigned int size,
+			u8 check[KC_CHECK_SIZE])
+{
+	struct kc_kdf kdf;
+	int r;
+
+	r = kc_kdf_init(&kdf, keys->area->salt, key, size);
+	if (r)
+		return r;
+	r = kc_kdf_expand(&kdf, KC_KDF_CHECK, keys->area->uuid, check, KC_CHECK_SIZE);
+	kc_kdf_exit(&kdf);
+	return r;
+}
+
+/**
+ * kc_owner_check() - check value of a key an owner is to have
+ * @keys:	the keys of a device
+ * @owner:	the owner; where the key is found is remembered in it
+ * @check:	result
+ *
+ * Process context of the caller, keys->slots.lock held.
+ * Return: 0; -ENOKEY and its kin; -EMSGSIZE if the key has another size;
+ * -EINVAL if the cipher does not take it.
+ */
+int kc_owner_check(struct kc_keys *keys, struct kc_owner *owner,
+		   u8 check[KC_CHECK_SIZE])
+{
+	u8 bytes[KC_MAX_KEY_SIZE];
+	struct crypto_skcipher *tfm;
+	const void *payload;
+	struct key *key;
+	int r;
+
+	key = kc_key_find(&owner->ref, &owner->home, keys->keyring, true);
+	if (IS_ERR(key))
+		return PTR_ERR(key);
+	r = kc_key_copy(key, &owner->ref, bytes, &payload);
+	if (!r)
+		r = kc_key_check(keys, bytes, owner->ref.size, check);
+	if (!r) {
+		tfm = crypto_alloc_skcipher(keys->slots.cipher->api, 0,
+					    CRYPTO_ALG_ALLOCATES_MEMORY);
+		r = PTR_ERR_OR_ZERO(tfm);
+		if (!r) {
+			r = crypto_skcipher_setkey(tfm, bytes, owner->ref.size);
+			crypto_free_skcipher(tfm);
+		}
+	}
+	memzero_explicit(bytes, sizeof(bytes));
+	key_put(key);
+	return r;
+}
+
+/**
+ * kc_owner_unlock() - find an owner's key and load it
+ * @keys:	the keys of a device
+ * @owner:	the owner, locked
+ * @callers:	look in the caller's keyrings too, and first
+ *
+ * Process context, keys->slots.lock held.
+ * Return: 0, -ENOKEY and its kin, -EKEYREJECTED if the key found is not the
+ * owner's, or another errno.
+ */
+int kc_owner_unlock(struct kc_keys *keys, struct kc_owner *owner, bool callers)
+{
+	u8 bytes[KC_MAX_KEY_SIZE], check[KC_CHECK_SIZE];
+	const void *payload;
+	struct key *key;
+	int r;
+
+	lockdep_assert_held(&keys->slots.lock);
+	key = kc_key_find(&owner->ref, &owner->home, keys->keyring, callers);
+	if (IS_ERR(key)) {
+		owner->state = KC_LOCKED;
+		return PTR_ERR(key);
+	}
+	r = kc_key_copy(key, &owner->ref, bytes, &payload);
+	if (!r)
+		r = kc_key_check(keys, bytes, owner->ref.size, check);
+	if (!r && crypto_memneq(check, owner->check, sizeof(check)))
+		r = -EKEYREJECTED;
+	if (r == -EMSGSIZE)
+		r = -EKEYREJECTED;
+	if (r == -EKEYREJECTED && owner->state != KC_WRONG_KEY)
+		trace_keyed_crypt_key(keys->area->md, owner->slot, KC_WRONG_KEY);
+	owner->state = r == -EKEYREJECTED ? KC_WRONG_KEY : KC_LOCKED;
+	if (!r)
+		r = kc_keyslot_publish(&keys->slots, owner->slot, key, payload, bytes,
+				       owner->ref.size);
+	else
+		key_put(key);
+	memzero_explicit(bytes, sizeof(bytes));
+	if (!r)
+		owner->state = KC_UNLOCKED;
+	return r;
+}
+
+static void kc_owner_kill(struct kc_keys *keys, struct kc_owner *owner,
+			  struct list_head *dying)
+{
+	kc_keyslot_kill(&keys->slots, owner->slot, dying);
+	if (owner->state == KC_UNLOCKED)
+		owner->state = KC_LOCKED;
+}
+
+/**
+ * kc_owner_lock() - lock an owner
+ * @keys:	the keys of a device
+ * @owner:	the owner
+ *
+ * When it returns, no more plaintext of the owner is produced; when its last
+ * bio has drained, its transform is wiped.  Process context, keys->slots.lock held.
+ */
+void kc_owner_lock(struct kc_keys *keys, struct kc_owner *owner)
+{
+	LIST_HEAD(dying);
+
+	lockdep_assert_held(&keys->slots.lock);
+	kc_owner_kill(keys, owner, &dying);
+	kc_keyslots_quiesce(&keys->slots, &dying);
+}
+
+/**
+ * kc_owner_drain() - lock an owner, and wait for its last bio
+ * @keys:	the keys of a device
+ * @owner:	the owner
+ *
+ * Process context, keys->slots.lock held.
+ */
+void kc_owner_drain(struct kc_keys *keys, struct kc_owner *owner)
+{
+	kc_owner_lock(keys, owner);
+	/* It may have been locked before: all locked ones must have drained. */
+	kc_keyslots_drained(&keys->slots);
+}
+
+/*
+ * Is the loaded key of @owner still the one a search finds?  If the search
+ * finds another with the same bytes, that one is taken over, and no bio notices;
+ * the old one goes on @renewed.
+ */
+static bool kc_owner_still(struct kc_keys *keys, struct kc_owner *owner,
+			   struct list_head *renewed)
+{
+	struct kc_keyslot *ks = kc_keyslot_peek(&keys->slots, owner->slot);
+	u8 bytes[KC_MAX_KEY_SIZE], check[KC_CHECK_SIZE];
+	const void *payload;
+	struct key *key;
+	bool same;
+
+	if (!ks)
+		return false;
+	key = kc_key_find(&owner->ref, &owner->home, keys->keyring, false);
+	if (IS_ERR(key))
+		return false;
+	if (key == ks->key && ks->payload == kc_key_payload(key)) {
+		same = !key_validate(key);
+		key_put(key);
+		return same;
+	}
+	same = !kc_key_copy(key, &owner->ref, bytes, &payload) &&
+	       !kc_key_check(keys, bytes, owner->ref.size, check) &&
+	       !crypto_memneq(check, owner->check, sizeof(check));
+	memzero_explicit(bytes, sizeof(bytes));
+	if (!same) {
+		key_put(key);
+		return false;
+	}
+	ks->old_key = ks->key;
+	list_add(&ks->dying, renewed);
+	WRITE_ONCE(ks->key, key);
+	ks->payload = payload;
+	return true;
+}
+
+/* Drops the old ones of keys taken over. */
+static void kc_keys_drop_old(struct list_head *renewed)
+{
+	struct kc_keyslot *ks, *tmp;
+
+	if (list_empty(renewed))
+		return;
+	synchronize_rcu();	/* bios validate them under RCU */
+	list_for_each_entry_safe(ks, tmp, renewed, dying) {
+		list_del(&ks->dying);
+		key_put(ks->old_key);
 	}
 }
 
 /*
- * What tells a folio's owner: an inode, current for a direct write, or NULL.
- *
- * Under RCU, which keeps a file's inode while its pages may be leaving the page
- * cache: they are pinned by the bio, but those of a direct write's buffer may be
- * truncated meanwhile.
+ * Finds the device key, compares or (@format) records its check value, derives
+ * the sealing key and publishes the keyslot.  On success @kdf is the caller's
+ * to end.
  */
-static const void *kc_folio_source(struct folio *folio, bool direct)
+static int kc_device_find(struct kc_keys *keys, const struct kc_keyref *ref,
+			  bool callers, bool format, struct kc_kdf *kdf)
 {
-	struct address_space *mapping;
-	struct inode *inode;
+	struct kc_owner *device = &keys->device;
+	u8 bytes[KC_MAX_KEY_SIZE], check[KC_CHECK_SIZE];
+	const void *payload;
+	struct key *key;
+	int r;
 
-	/* The zero page is what memory nobody has written to looks like. */
-	if (folio_test_anon(folio) || is_zero_pfn(folio_pfn(folio)))
-		return current;
-	if (folio_test_slab(folio) || folio_test_reserved(folio))
-		return NULL;
-	mapping = folio_mapping(folio);
-	inode = mapping ? READ_ONCE(mapping->host) : NULL;
-	if (!inode)
-		return direct ? current : NULL;
-	if (direct || !folio_test_writeback(folio))
-		return S_ISBLK(inode->i_mode) ? NULL : (void *)current;
-	/*
-	 * Only files have data: a directory's blocks are names.  Inodes a
-	 * filesystem keeps for itself have no file operations, and a mode that
-	 * may be anything; or they are quota files.
-	 */
-	if (!S_ISREG(inode->i_mode) || IS_NOQUOTA(inode) || !inode->i_fop ||
-	    !inode->i_fop->write_iter)
-		return NULL;
-	return inode;
+	lockdep_assert_held(&keys->slots.lock);
+	device->ref = *ref;
+	device->slot = KC_SLOT_DEVICE;
+	key = kc_key_find(ref, &device->home, keys->keyring, callers);
+	if (IS_ERR(key))
+		return PTR_ERR(key);
+	r = kc_key_copy(key, ref, bytes, &payload);
+	if (r)
+		goto put_key;
+	r = kc_kdf_init(kdf, keys->area->salt, bytes, ref->size);
+	if (r)
+		goto put_key;
+	r = kc_kdf_expand(kdf, KC_KDF_CHECK, keys->area->uuid, check, sizeof(check));
+	if (!r && format)
+		memcpy(keys->area->check, check, sizeof(check));
+	if (!r && crypto_memneq(check, keys->area->check, sizeof(check)))
+		r = -EKEYREJECTED;
+	if (!r)
+		memcpy(device->check, check, sizeof(check));
+	if (!r)
+		r = kc_sealer_init(&keys->area->sealer, kdf, keys->area->uuid);
+	if (!r) {
+		r = kc_keyslot_publish(&keys->slots, KC_SLOT_DEVICE, key, payload, bytes,
+				       ref->size);
+		key = NULL;
+	}
+	if (!r) {
+		device->state = KC_UNLOCKED;
+		WRITE_ONCE(keys->device_loaded, true);
+	} else {
+		kc_kdf_exit(kdf);
+	}
+put_key:
+	memzero_explicit(bytes, sizeof(bytes));
+	key_put(key);
+	return r;
 }
 
-static u16 kc_owner_of_source(struct kc_dev *kd, enum kc_owner_kind kind,
-			      const void *source)
+/* Says why a device key was refused.  Return: the errno for the caller. */
+static int kc_device_error(const struct kc_keyref *ref, int error)
 {
-	if (!source)
-		return KC_SLOT_DEVICE;
-	if (source == current)
-		return kc_owner_of_current(kd, kind);
-	return kc_owner_of_inode(kd, kind, (struct inode *)source);
+	const char *what = "not found";
+
+	if (error == -EKEYREJECTED) {
+		kc_error("device key is the wrong one: the check value of :%u:%s:%s is not the recorded one",
+			 ref->size, kc_key_type_name(ref->type), ref->desc);
+		return error;
+	}
+	if (error == -EMSGSIZE)
+		what = "has another size";
+	else if (error == -EINVAL)
+		what = "is not one the cipher takes";
+	kc_error("device key :%u:%s:%s %s", ref->size, kc_key_type_name(ref->type),
+		 ref->desc, what);
+	return error == -EMSGSIZE ? -EKEYREJECTED : error;
 }
 
 /**
- * kc_owner_of_bio() - owner of the first blocks of a write
- * @kd:		the device
- * @kind:	what the owner is read from
- * @bio:	the write, aligned to blocks
- * @nr_blocks:	in: how many blocks to look at; out: how many have this owner
+ * kc_device_load() - load the device key for the first time
+ * @keys:	the keys of a device, with its salt and UUID
+ * @ref:	the device key
+ * @format:	record its check value instead of comparing it
+ * @kdf:	result, to be ended with kc_kdf_exit()
  *
- * Context of ->map().
- * Return: the key slot.
+ * Process context of the caller.
+ * Return: 0 or a negative errno with an error said.
  */
-u16 kc_owner_of_bio(struct kc_dev *kd, enum kc_owner_kind kind,
-		    struct bio *bio, unsigned int *nr_blocks)
+int kc_device_load(struct kc_keys *keys, const struct kc_keyref *ref, bool format,
+		   struct kc_kdf *kdf)
 {
-	struct bvec_iter iter = bio->bi_iter;
-	const void *source, *last = NULL;
-	struct folio *folio, *seen = NULL;
-	u16 slot = KC_SLOT_DEVICE;
-	unsigned int n;
+	int r;
 
-	if (kind == KC_OWNER_BY_NONE || bio->bi_opf & (REQ_META | REQ_SWAP))
-		return KC_SLOT_DEVICE;
-	rcu_read_lock();
-	for (n = 0; n < *nr_blocks; n++) {
-		folio = page_folio(bio_iter_page(bio, iter));
-		if (folio != seen) {
-			seen = folio;
-			source = kc_folio_source(folio, bio->bi_opf & REQ_IDLE);
-			if (!n)
-				slot = kc_owner_of_source(kd, kind, source);
-			else if (source != last &&
-				 kc_owner_of_source(kd, kind, source) != slot)
-				break;
-			last = source;
-		}
-		bio_advance_iter_single(bio, &iter, kd->sector_size);
+	mutex_lock(&keys->slots.lock);
+	r = kc_device_find(keys, ref, true, format, kdf);
+	mutex_unlock(&keys->slots.lock);
+	return r ? kc_device_error(ref, r) : 0;
+}
+
+/* Finds the lost device key again. */
+static int kc_device_unlock(struct kc_keys *keys, const struct kc_keyref *ref,
+			    bool callers)
+{
+	struct kc_kdf kdf;
+	int r;
+
+	r = kc_device_find(keys, ref, callers, false, &kdf);
+	if (r)
+		return r;
+	kc_kdf_exit(&kdf);
+	DMINFO("%s: device key is back", dm_device_name(keys->area->md));
+	return 0;
+}
+
+/**
+ * kc_device_reload() - check the device key a further table line names
+ * @keys:	the keys of a device
+ * @ref:	the device key
+ * @keyring:	the table line's keyring
+ *
+ * Process context of the caller.
+ * Return: 0 or a negative errno with an error said.
+ */
+int kc_device_reload(struct kc_keys *keys, const struct kc_keyref *ref,
+		     struct key *keyring)
+{
+	struct kc_owner probe = { .slot = KC_SLOT_DEVICE, .ref = *ref };
+	u8 check[KC_CHECK_SIZE];
+	int r;
+
+	mutex_lock(&keys->slots.lock);
+	swap(keys->keyring, keyring);
+	r = kc_owner_check(keys, &probe, check);
+	if (!r && crypto_memneq(check, keys->area->check, sizeof(check)))
+		r = -EKEYREJECTED;
+	if (!r && !keys->device_loaded)
+		r = kc_device_unlock(keys, ref, true);
+	if (!r) {
+		keys->device.ref = *ref;
+		swap(probe.home, keys->device.home);
 	}
-	rcu_read_unlock();
-	*nr_blocks = n;
-	return slot;
+	swap(keys->keyring, keyring);
+	mutex_unlock(&keys->slots.lock);
+	key_put(probe.home);
+	return r ? kc_device_error(ref, r) : 0;
+}
+
+/* The device key is gone: nothing can be read, metadata neither. */
+static void kc_device_lost(struct kc_keys *keys)
+{
+	LIST_HEAD(dying);
+	u32 slot;
+
+	if (keys->device_loaded) {
+		DMWARN("%s: device key is gone: the device is locked",
+		       dm_device_name(keys->area->md));
+		WRITE_ONCE(keys->device_loaded, false);
+	}
+	kc_owner_kill(keys, &keys->device, &dying);
+	for (slot = KC_SLOT_FIRST_OWNER; slot < keys->slots.nr; slot++)
+		if (keys->owners[slot])
+			kc_owner_kill(keys, keys->owners[slot], &dying);
+	kc_keyslots_quiesce(&keys->slots, &dying);
+}
+
+/**
+ * kc_keys_look() - look after the keys
+ * @keys:	the keys of a device
+ *
+ * Locks owners whose key is no longer valid or no longer linked, unlocks those
+ * whose key is back.  Process context, slots.lock held.
+ */
+void kc_keys_look(struct kc_keys *keys)
+{
+	struct kc_keyref ref;
+	struct kc_owner *owner;
+	LIST_HEAD(renewed);
+	LIST_HEAD(dying);
+	u32 slot;
+
+	lockdep_assert_held(&keys->slots.lock);
+	if (!kc_owner_still(keys, &keys->device, &renewed)) {
+		kc_device_lost(keys);
+		ref = keys->device.ref;
+		kc_device_unlock(keys, &ref, false);
+	}
+	for (slot = KC_SLOT_FIRST_OWNER; keys->device_loaded && slot < keys->slots.nr; slot++) {
+		owner = keys->owners[slot];
+		if (owner && !owner->held && !kc_owner_still(keys, owner, &renewed))
+			kc_owner_kill(keys, owner, &dying);
+	}
+	kc_keys_drop_old(&renewed);
+	kc_keyslots_quiesce(&keys->slots, &dying);
+	for (slot = KC_SLOT_FIRST_OWNER; keys->device_loaded && slot < keys->slots.nr; slot++) {
+		owner = keys->owners[slot];
+		if (owner && !owner->held && owner->state != KC_UNLOCKED)
+			kc_owner_unlock(keys, owner, false);
+	}
+}
+
+/**
+ * kc_keys_load() - read the owner table
+ * @keys:	the keys of a device, the device key loaded
+ *
+ * Process context of the caller.
+ * Return: 0 or a negative errno with an error said.
+ */
+int kc_keys_load(struct kc_keys *keys)
+{
+	return kc_area_read_owners(keys->area, kc_owner_from_disk, keys);
+}
+
+/**
+ * kc_keys_unlock() - unlock all owners that are not to stay locked
+ * @keys:	the keys of a device
+ *
+ * Process context of the caller, whose keyrings are searched first; slots.lock
+ * held.
+ */
+void kc_keys_unlock(struct kc_keys *keys)
+{
+	u32 slot;
+
+	lockdep_assert_held(&keys->slots.lock);
+	for (slot = KC_SLOT_FIRST_OWNER; keys->device_loaded && slot < keys->slots.nr; slot++) {
+		struct kc_owner *owner = keys->owners[slot];
+
+		if (owner && !owner->held && owner->state != KC_UNLOCKED)
+			kc_owner_unlock(keys, owner, true);
+	}
+}
+
+/**
+ * kc_keys_setup() - set up what cannot fail
+ * @keys:	zeroed
+ * @area:	where owners are recorded; must live as long
+ * @cipher:	what the keys are for; must live as long
+ * @wq:		where keyslots are freed
+ * @invalid:	called when a key is found to be no longer valid; any context
+ */
+void kc_keys_setup(struct kc_keys *keys, struct kc_area *area,
+		   const struct kc_cipher *cipher, struct workqueue_struct *wq,
+		   void (*invalid)(struct kc_keyslots *slots))
+{
+	keys->area = area;
+	kc_keyslots_setup(&keys->slots, cipher, wq, invalid);
+}
+
+/**
+ * kc_keys_init() - make room for as many slots as the area has
+ * @keys:	the keys of a device
+ * @keyring:	searched for owners' keys; a reference is taken
+ *
+ * Process context.
+ * Return: 0 or -ENOMEM; kc_keys_exit() and _free() in any case.
+ */
+int kc_keys_init(struct kc_keys *keys, struct key *keyring)
+{
+	struct kc_area *area = keys->area;
+
+	keys->keyring = key_get(keyring);
+	keys->owners = kvcalloc(area->nr_slots, sizeof(*keys->owners), GFP_KERNEL);
+	if (!keys->owners)
+		return -ENOMEM;
+	return kc_keyslots_init(&keys->slots, area->nr_slots, area->md);
+}
+
+/**
+ * kc_keys_start() - publish all ids, and unlock who can be
+ * @keys:	the keys of a device, its owners loaded
+ *
+ * Process context of the caller.
+ * Return: 0 or -ENOMEM.
+ */
+int kc_keys_start(struct kc_keys *keys)
+{
+	struct kc_ids *ids;
+
+	mutex_lock(&keys->slots.lock);
+	ids = kc_ids_alloc(keys);
+	if (ids) {
+		kc_ids_update(keys, ids);
+		kc_keys_unlock(keys);
+	}
+	mutex_unlock(&keys->slots.lock);
+	return ids ? 0 : -ENOMEM;
+}
+
+/**
+ * kc_keys_exit() - drop all keys
+ * @keys:	the keys of a device without bios
+ *
+ * kc_keys_free() may follow when slots.wq has been destroyed.  Process context.
+ */
+void kc_keys_exit(struct kc_keys *keys)
+{
+	kc_keyslots_exit(&keys->slots);
+	key_put(keys->device.home);
+	key_put(keys->keyring);
+}
+
+/**
+ * kc_keys_free() - free what kc_keys_exit() left
+ * @keys:	the keys of a device
+ */
+void kc_keys_free(struct kc_keys *keys)
+{
+	u32 slot;
+
+	for (slot = 0; slot < keys->slots.nr; slot++) {
+		if (!keys->owners[slot])
+			continue;
+		key_put(keys->owners[slot]->home);
+		kfree(keys->owners[slot]);
+	}
+	kvfree(keys->owners);
+	kc_keyslots_free(&keys->slots);
+	kvfree(rcu_dereference_protected(keys->ids, 1));
 }

@@ -3,14 +3,18 @@
  * dm-keyed-crypt: one block device, many owners, every block encrypted once,
  * under its owner's key.
  *
- * The target: table lines, bios, status.  Documentation/keyed-crypt.rst describes
+ * The target: table lines, lifetimes, status.  Documentation/keyed-crypt.rst describes
  * the interface.
  */
 
 #include <linux/module.h>
 #include <linux/slab.h>
 
-#include "dm-keyed-crypt.h"
+#include "compat.h"
+#include "device.h"
+#include "error.h"
+#include "message.h"
+#include "request.h"
 
 #define CREATE_TRACE_POINTS
 #include "trace.h"
@@ -19,431 +23,108 @@
 #define KC_META_CACHE_DEFAULT	4
 #define KC_META_CACHE_MAX	65536
 
+/* How often the keyrings are looked at: unlink is to be seen in a second. */
+#define KC_WATCH_INTERVAL	(HZ / 2)
+
 static LIST_HEAD(kc_devs);
 static DEFINE_MUTEX(kc_devs_lock);
 
-/* ---- bios ---- */
-
-static void kc_count_locked(struct kc_io *io, u16 slot)
-{
-	struct kc_dev *kd = io->t->kd;
-	bool write = bio_data_dir(io->bio) == WRITE;
-
-	if (!kc_keyslot_valid(kd, KC_SLOT_DEVICE))
-		slot = KC_SLOT_DEVICE;
-	atomic64_inc(write ? &kd->locked_writes : &kd->locked_reads);
-	trace_keyed_crypt_io(kd->md, write, io->block, io->nr, slot,
-			     KC_TRACE_LOCKED);
-}
-
-static void kc_io_fail(struct kc_io *io, int error)
-{
-	kc_io_release(io);
-	kc_io_end(io, errno_to_blk_status(error == -ENOMEM ? error : -EIO));
-}
-
-static void kc_discard_endio(struct bio *bio)
-{
-	struct kc_io *io = bio->bi_private;
-
-	bio->bi_end_io = io->end_io;
-	bio->bi_private = io->private;
-	io->status = bio->bi_status;
-	kc_mapblk_end_change(io, false);
-	kc_io_release(io);
-	kc_io_end(io, io->status);
-}
-
-static void kc_discard_submit(struct kc_io *io)
-{
-	kc_crypt_read(io);	/* remaps; a discard has nothing to decrypt */
-	io->bio->bi_end_io = kc_discard_endio;
-	dm_submit_bio_remap(io->base, NULL);
-}
-
-/* A claimed write or discard; with nothing to wait for. */
-static void kc_change_go(struct kc_io *io)
-{
-	trace_keyed_crypt_io(io->t->kd->md, true, io->block, io->nr, io->slot,
-			     io->change ? KC_TRACE_CHANGE : KC_TRACE_OWN);
-	if (io->slot == KC_SLOT_NONE)
-		kc_discard_submit(io);
-	else
-		kc_crypt_write(io);
-}
-
-static void kc_change_drain(struct kc_io *io)
-{
-	kc_mapblk_drain(io);
-	/* What is discarded is gone from now on. */
-	if (io->slot == KC_SLOT_NONE)
-		kc_mapblk_assign(io->t->kd, io->mb, io->first, io->nr, io->slot);
-	kc_change_go(io);
-}
-
-/* Starts a write or discard; it ends by itself. */
-static void kc_change_start(struct kc_io *io, bool may_wait)
-{
-	struct kc_dev *kd = io->t->kd;
-	u32 index = kc_map_index(io->block, &io->first);
-
-	io->change = false;
-	io->reassign = false;
-	io->intent = false;
-	io->stage = KC_STAGE_START;
-	io->mb = kc_mapblk_get_fast(kd, index);
-	if (!io->mb && !may_wait) {
-		kc_io_queue(io);
-		return;
-	}
-	if (!io->mb) {
-		io->mb = kc_mapblk_get(kd, index);
-		if (IS_ERR(io->mb)) {
-			int r = PTR_ERR(io->mb);
-
-			io->mb = NULL;
-			kc_io_fail(io, r);
-			return;
-		}
-	}
-	switch (kc_mapblk_claim_write(io, io->slot)) {
-	case KC_CLAIM_OWN:
-		kc_change_go(io);
-		break;
-	case KC_CLAIM_CHANGE:
-		io->change = true;
-		kc_change_go(io);
-		break;
-	case KC_CLAIM_DRAIN:
-		io->change = true;
-		io->stage = KC_STAGE_DRAIN;
-		kc_io_queue(io);
-		break;
-	case KC_CLAIM_PARKED:
-		break;		/* may be running again already */
-	case KC_CLAIM_FAIL:
-		io->mb = NULL;
-		kc_io_fail(io, -EIO);
-		break;
-	}
-}
-
-/* Looks at what a read's blocks have.  Return: false if @io has been ended. */
-static bool kc_read_go(struct kc_io *io, u16 slot)
-{
-	struct kc_dev *kd = io->t->kd;
-
-	if (slot != KC_SLOT_NONE)
-		io->ks = kc_keyslot_get(kd, slot);
-	if (!io->ks && kc_slot_vacant(kd, slot) &&
-	    kc_keyslot_valid(kd, KC_SLOT_DEVICE)) {
-		trace_keyed_crypt_io(kd->md, false, io->block, io->nr, slot,
-				     KC_TRACE_UNASSIGNED);
-		kc_io_release(io);
-		zero_fill_bio(io->bio);
-		kc_io_end(io, BLK_STS_OK);
-		return false;
-	}
-	if (!io->ks) {
-		kc_count_locked(io, slot);
-		kc_io_fail(io, -EIO);
-		return false;
-	}
-	trace_keyed_crypt_io(kd->md, false, io->block, io->nr, slot, KC_TRACE_OWN);
-	kc_crypt_read(io);
-	return true;
-}
-
-/* A read that could not be done in ->map(): split by hand. */
-static void kc_read_slow(struct kc_io *io)
-{
-	struct kc_target *t = io->t;
-	struct kc_dev *kd = t->kd;
-	struct kc_io *part;
-	struct bio *split;
-	unsigned int n;
-	u16 slot;
-	int r;
-
-	do {
-		io->mb = kc_mapblk_get(kd, kc_map_index(io->block, &io->first));
-		if (IS_ERR(io->mb)) {
-			r = PTR_ERR(io->mb);
-			io->mb = NULL;
-			if (r == -ENOKEY)
-				kc_count_locked(io, KC_SLOT_DEVICE);
-			kc_io_fail(io, r);
-			return;
-		}
-		if (kc_mapblk_claim_read(io) == KC_CLAIM_PARKED)
-			return;
-		n = kc_mapblk_run(io->mb, io->first, io->nr, &slot);
-		part = io;
-		if (n < io->nr) {
-			split = bio_split(io->bio, n << kd->block_shift, GFP_NOIO,
-					  &t->split_bs);
-			bio_chain(split, io->bio);
-			part = (void *)split - t->io_size;
-			memset(part, 0, sizeof(*part));
-			part->t = t;
-			part->bio = split;
-			part->base = io->base;
-			part->mb = io->mb;
-			part->block = io->block;
-			part->first = io->first;
-			part->nr = n;
-			io->mb = NULL;
-			io->block += n;
-			io->nr -= n;
-		}
-		if (kc_read_go(part, slot))
-			dm_submit_bio_remap(part->base, part->bio);
-	} while (part != io);
-}
-
-static void kc_io_work(struct work_struct *work)
-{
-	struct kc_io *io = container_of(work, struct kc_io, part.work);
-
-	if (bio_data_dir(io->bio) == READ)
-		kc_read_slow(io);
-	else if (io->stage == KC_STAGE_DRAIN)
-		kc_change_drain(io);
-	else
-		kc_change_start(io, true);
-}
-
-/**
- * kc_io_queue() - go on with a bio where it may sleep
- * @io:		the bio
- *
- * Any context.
- */
-void kc_io_queue(struct kc_io *io)
-{
-	INIT_WORK(&io->part.work, kc_io_work);
-	queue_work(io->stage == KC_STAGE_DRAIN ? io->t->kd->drain_wq :
-						 io->t->kd->slow_wq, &io->part.work);
-}
-
-static void kc_flush_failed(struct work_struct *work)
-{
-	struct kc_io *io = container_of(work, struct kc_io, part.work);
-
-	kc_journal_lost(io->t->kd, blk_status_to_errno(io->bio->bi_status));
-	bio_endio(io->bio);
-}
-
-static void kc_flush_endio(struct bio *bio)
-{
-	struct kc_io *io = bio->bi_private;
-
-	bio->bi_end_io = io->end_io;
-	bio->bi_private = io->private;
-	if (bio->bi_status) {
-		INIT_WORK(&io->part.work, kc_flush_failed);
-		queue_work(io->t->kd->slow_wq, &io->part.work);
-		return;
-	}
-	kc_journal_flushed(io->t->kd, io->seq);
-	bio_endio(bio);
-}
-
-static void kc_flush_remap(struct kc_io *io)
-{
-	struct bio *bio = io->bio;
-
-	io->end_io = bio->bi_end_io;
-	io->private = bio->bi_private;
-	bio->bi_end_io = kc_flush_endio;
-	bio->bi_private = io;
-	bio_set_dev(bio, io->t->dev->bdev);
-}
-
-/**
- * kc_flush_submit() - send a flush to the disk
- * @io:		the flush, io->seq says what it makes durable
- *
- * Process context.
- */
-void kc_flush_submit(struct kc_io *io)
-{
-	kc_flush_remap(io);
-	dm_submit_bio_remap(io->bio, NULL);
-}
-
-static int kc_map(struct dm_target *ti, struct bio *bio)
-{
-	struct kc_target *t = ti->private;
-	struct kc_dev *kd = t->kd;
-	struct kc_io *io = dm_per_bio_data(bio, t->io_size);
-	sector_t sector = dm_target_offset(ti, bio->bi_iter.bi_sector);
-	unsigned int mask = (1U << kd->block_shift) - 1;
-	unsigned int nr;
-	u32 index;
-	u16 slot;
-
-	io->t = t;
-	io->bio = bio;
-	io->base = bio;
-	io->mb = NULL;
-	io->ks = NULL;
-	io->change = false;
-	io->stage = KC_STAGE_START;
-
-	/* dm core has taken the data off a flush. */
-	if (unlikely(bio->bi_opf & REQ_PREFLUSH)) {
-		if (!kc_keyslot_valid(kd, KC_SLOT_DEVICE))
-			return DM_MAPIO_KILL;
-		if (!kc_journal_idle(kd, &io->seq)) {
-			kc_journal_wait_io(kd, io);
-			return DM_MAPIO_SUBMITTED;
-		}
-		kc_flush_remap(io);
-		return DM_MAPIO_REMAPPED;
-	}
-	if (unlikely(((unsigned int)sector | bio_sectors(bio)) & mask))
-		return DM_MAPIO_KILL;
-
-	io->block = sector >> kd->block_shift;
-	index = kc_map_index(io->block, &io->first);
-	nr = min_t(unsigned int, bio_sectors(bio) >> kd->block_shift,
-		   KC_ENTRIES - io->first);
-	/* What is not taken is taken off before the bio may be parked. */
-	if (bio_op(bio) == REQ_OP_READ && nr << kd->block_shift < bio_sectors(bio))
-		dm_accept_partial_bio(bio, nr << kd->block_shift);
-	io->nr = nr;
-
-	switch (bio_op(bio)) {
-	case REQ_OP_READ:
-		io->mb = kc_mapblk_get_fast(kd, index);
-		if (!io->mb) {
-			if (!kc_keyslot_valid(kd, KC_SLOT_DEVICE)) {
-				kc_count_locked(io, KC_SLOT_DEVICE);
-				return DM_MAPIO_KILL;
-			}
-			kc_io_queue(io);
-			return DM_MAPIO_SUBMITTED;
-		}
-		if (kc_mapblk_claim_read(io) == KC_CLAIM_PARKED)
-			return DM_MAPIO_SUBMITTED;
-		nr = kc_mapblk_run(io->mb, io->first, nr, &slot);
-		if (nr < io->nr)
-			dm_accept_partial_bio(bio, nr << kd->block_shift);
-		io->nr = nr;
-		return kc_read_go(io, slot) ? DM_MAPIO_REMAPPED : DM_MAPIO_SUBMITTED;
-
-	case REQ_OP_WRITE:
-		nr = min_t(unsigned int, nr, (BIO_MAX_VECS << (PAGE_SHIFT - SECTOR_SHIFT)) >>
-					     kd->block_shift);
-		io->slot = kc_owner_of_bio(kd, t->owner_kind, bio, &nr);
-		io->ks = kc_keyslot_get(kd, io->slot);
-		if (unlikely(!io->ks)) {
-			kc_count_locked(io, io->slot);
-			return DM_MAPIO_KILL;
-		}
-		break;
-
-	case REQ_OP_DISCARD:
-		if (!kc_keyslot_valid(kd, KC_SLOT_DEVICE)) {
-			kc_count_locked(io, KC_SLOT_DEVICE);
-			return DM_MAPIO_KILL;
-		}
-		io->slot = KC_SLOT_NONE;
-		break;
-
-	default:
-		return DM_MAPIO_KILL;
-	}
-	io->nr = nr;
-	if (nr << kd->block_shift < bio_sectors(bio))
-		dm_accept_partial_bio(bio, nr << kd->block_shift);
-	kc_change_start(io, false);
-	return DM_MAPIO_SUBMITTED;
-}
-
 /* ---- devices ---- */
+
+static void kc_area_failed(struct kc_area *area)
+{
+	struct kc_dev *kd = container_of(area, struct kc_dev, area);
+
+	mutex_lock(&kd->event_lock);
+	if (kd->table)
+		dm_table_event(kd->table);
+	mutex_unlock(&kd->event_lock);
+}
+
+static void kc_key_invalid(struct kc_keyslots *slots)
+{
+	struct kc_dev *kd = container_of(slots, struct kc_dev, keys.slots);
+
+	mod_delayed_work(kc_unbound_wq, &kd->watch, 0);
+}
+
+static void kc_want_clean(struct kc_keymap *map)
+{
+	kc_journal_kick(&container_of(map, struct kc_dev, map)->journal);
+}
+
+/* Looks after the keys, and after what a lost device key and idle times leave. */
+static void kc_watch(struct work_struct *work)
+{
+	struct kc_dev *kd = container_of(to_delayed_work(work), struct kc_dev, watch);
+	struct kc_area *area = &kd->area;
+
+	mutex_lock(&kd->keys.slots.lock);
+	kc_keys_look(&kd->keys);
+	if (!kd->keys.device_loaded && area->sealer.ready &&
+	    !(kc_journal_sync(&kd->journal, true) && area->mode == KC_RW) &&
+	    kc_keymap_drop(&kd->map))
+		kc_sealer_wipe(&area->sealer);
+	mutex_unlock(&kd->keys.slots.lock);
+	kc_crypt_trim(&kd->crypt, false);
+	queue_delayed_work(kc_unbound_wq, &kd->watch, KC_WATCH_INTERVAL);
+}
 
 static void kc_dev_free(struct kc_dev *kd)
 {
 	cancel_delayed_work_sync(&kd->watch);
-	if (kd->journal.buf && !kd->journal.recovering && kd->mode == KC_RW &&
-	    kd->sealer.ready && kc_journal_sync(kd, true))
+	if (kd->journal.buf && !kd->map.recovering && kd->area.mode == KC_RW &&
+	    kd->area.sealer.ready && kc_journal_sync(&kd->journal, true))
 		DMERR("%s: the key map was not written back: the journal has it",
-		      dm_device_name(kd->md));
-	if (kd->journal_wq) {
-		if (kd->journal.buf)
-			cancel_delayed_work_sync(&kd->journal.timer);
-		destroy_workqueue(kd->journal_wq);
+		      dm_device_name(kd->area.md));
+	if (kd->journal.wq) {
+		cancel_delayed_work_sync(&kd->journal.timer);
+		destroy_workqueue(kd->journal.wq);
 	}
-	kc_keys_exit(kd);
+	kc_keys_exit(&kd->keys);
 	if (kd->slow_wq)
 		destroy_workqueue(kd->slow_wq);
 	if (kd->drain_wq)
 		destroy_workqueue(kd->drain_wq);
-	if (kd->crypt_wq)
-		destroy_workqueue(kd->crypt_wq);
-	kc_crypt_cache_exit(kd);
-	kc_ids_free(kd);
-	kc_keymap_exit(kd);
-	kc_journal_exit(kd);
-	kc_meta_exit(kd);
-	if (kd->dm_io)
-		dm_io_client_destroy(kd->dm_io);
-	mempool_exit(&kd->load_pool);
-	free_page((unsigned long)kd->meta_buf);
-	mutex_destroy(&kd->keymap.lock);
+	if (kd->crypt.wq)
+		destroy_workqueue(kd->crypt.wq);
+	kc_crypt_exit(&kd->crypt);
+	kc_keymap_exit(&kd->map);
+	kc_journal_exit(&kd->journal);
+	kc_keys_free(&kd->keys);
+	kc_area_exit(&kd->area);
 	mutex_destroy(&kd->event_lock);
-	mutex_destroy(&kd->lock);
 	kfree(kd);
 }
 
-static struct kc_dev *kc_dev_alloc(struct dm_target *ti, struct block_device *bdev)
+static struct kc_dev *kc_dev_alloc(struct mapped_device *md)
 {
 	struct kc_dev *kd = kzalloc(sizeof(*kd), GFP_KERNEL);
+	const char *name = dm_device_name(md);
 
 	if (!kd)
 		return NULL;
 	kd->refs = 1;
-	kd->md = dm_table_get_md(ti->table);
-	kd->meta_bdev = bdev;
 	INIT_LIST_HEAD(&kd->list);
-	mutex_init(&kd->lock);
 	mutex_init(&kd->event_lock);
-	init_waitqueue_head(&kd->wait_ref);
-	INIT_DELAYED_WORK(&kd->watch, kc_keys_watch);
-	mutex_init(&kd->keymap.lock);
-	INIT_LIST_HEAD(&kd->keymap.blocks);
-	init_waitqueue_head(&kd->keymap.wait);
-	spin_lock_init(&kd->journal.lock);
-	INIT_LIST_HEAD(&kd->journal.unlogged);
-	INIT_LIST_HEAD(&kd->journal.waiters);
-	INIT_LIST_HEAD(&kd->journal.intents);
-	INIT_LIST_HEAD(&kd->journal.syncs);
-	INIT_LIST_HEAD(&kd->journal.dirty);
-	kd->dm_io = dm_io_client_create();
-	if (IS_ERR(kd->dm_io)) {
-		kd->dm_io = NULL;
-		goto free;
+	INIT_DELAYED_WORK(&kd->watch, kc_watch);
+	kc_keymap_setup(&kd->map, &kd->area, kc_want_clean);
+	kc_journal_setup(&kd->journal, &kd->area, &kd->map);
+	kd->claims.area = &kd->area;
+	kd->claims.map = &kd->map;
+	kd->claims.journal = &kd->journal;
+	kd->slow_wq = alloc_workqueue("kc_slow/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+	kd->drain_wq = alloc_workqueue("kc_drain/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+	kd->crypt.wq = alloc_workqueue("kc_crypt/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+	kd->journal.wq = alloc_ordered_workqueue("kc_journal/%s", WQ_MEM_RECLAIM, name);
+	kc_keys_setup(&kd->keys, &kd->area, &kd->crypt.cipher, kd->slow_wq,
+		      kc_key_invalid);
+	if (!kd->slow_wq || !kd->drain_wq || !kd->crypt.wq || !kd->journal.wq ||
+	    kc_area_init(&kd->area, md, kc_area_failed) || kc_crypt_init(&kd->crypt)) {
+		kc_dev_free(kd);
+		return NULL;
 	}
-	kd->meta_buf = (u8 *)__get_free_page(GFP_KERNEL);
-	if (!kd->meta_buf || mempool_init_page_pool(&kd->load_pool, 2, 0) ||
-	    kc_crypt_cache_init(kd))
-		goto free;
-	kd->slow_wq = alloc_workqueue("kc_slow/%s", WQ_MEM_RECLAIM | WQ_UNBOUND,
-				      0, dm_device_name(kd->md));
-	kd->drain_wq = alloc_workqueue("kc_drain/%s", WQ_MEM_RECLAIM | WQ_UNBOUND,
-				       0, dm_device_name(kd->md));
-	kd->crypt_wq = alloc_workqueue("kc_crypt/%s", WQ_MEM_RECLAIM | WQ_UNBOUND,
-				       0, dm_device_name(kd->md));
-	kd->journal_wq = alloc_ordered_workqueue("kc_journal/%s", WQ_MEM_RECLAIM,
-						 dm_device_name(kd->md));
-	if (!kd->slow_wq || !kd->drain_wq || !kd->crypt_wq || !kd->journal_wq)
-		goto free;
 	return kd;
-free:
-	kc_dev_free(kd);
-	return NULL;
 }
 
 /* Map blocks for so many MiB, in what kmalloc() makes of their sizes. */
@@ -454,62 +135,83 @@ static unsigned int kc_cache_blocks(unsigned int mib)
 		       roundup_pow_of_two(KC_ENTRIES * sizeof(__le16)));
 }
 
+/* Reads or formats the metadata area, with the device key. */
+static int kc_dev_open_area(struct kc_dev *kd, struct kc_target *t,
+			    const struct kc_params *params, u64 max_area_blocks)
+{
+	struct kc_area *area = &kd->area;
+	struct kc_kdf kdf;
+	bool blank;
+	int r;
+
+	r = kc_area_read(area, params, max_area_blocks, &blank);
+	if (!r)
+		r = kc_keys_init(&kd->keys, t->keyring);
+	if (!r)
+		r = kc_device_load(&kd->keys, &t->ref, blank, &kdf);
+	if (r)
+		return r;
+	r = blank ? kc_area_format(area, &kdf) : kc_area_verify(area, &kdf);
+	kc_kdf_exit(&kdf);
+	if (r)
+		return r;
+	kd->crypt.block_size = area->sector_size;
+	kd->crypt.block_shift = area->block_shift;
+	kd->crypt.iv_large_sectors = area->flags & KC_FLAG_IV_LARGE_SECTORS;
+	kd->crypt.iv_offset = area->iv_offset;
+	return 0;
+}
+
+/* Reads all that is on disk, and brings the key map up to date. */
+static int kc_dev_start(struct kc_dev *kd, struct kc_target *t,
+			const struct kc_params *params, u64 max_area_blocks)
+{
+	int r;
+
+	r = kc_dev_open_area(kd, t, params, max_area_blocks);
+	if (!r)
+		r = kc_keys_load(&kd->keys);
+	if (!r)
+		r = kc_area_load_state(&kd->area);
+	if (!r)
+		r = kc_keymap_init(&kd->map, kc_cache_blocks(t->meta_cache));
+	if (!r)
+		r = kc_journal_init(&kd->journal);
+	if (!r)
+		r = kc_journal_recover(&kd->journal);
+	if (!r)
+		r = kc_keys_start(&kd->keys);
+	if (!r)
+		kc_area_mend(&kd->area);
+	return r;
+}
+
 /* Opens a metadata area nobody has open. */
 static struct kc_dev *kc_dev_open(struct kc_target *t, struct block_device *bdev,
 				  const struct kc_params *params,
 				  const struct kc_cipher *cipher,
 				  u64 max_area_blocks)
 {
-	struct kc_dev *kd = kc_dev_alloc(t->ti, bdev);
-	struct kc_ids *ids;
-	int r = -ENOMEM;
-	u32 slot;
+	struct kc_dev *kd = kc_dev_alloc(dm_table_get_md(t->ti->table));
+	int r;
 
 	if (!kd)
 		return ERR_PTR(-ENOMEM);
-	kd->meta_start = t->meta_offset;
-	kd->data_bdev = t->dev->bdev;
-	kd->data_start = t->start;
-	kd->same_bdev = bdev == t->dev->bdev;
-	kd->cipher = *cipher;
-	kd->mode = dm_table_get_mode(t->ti->table) & KC_MODE_WRITE ? KC_RW : KC_RO;
-	kd->keyring = key_get(t->keyring);
-	r = kc_meta_open(kd, params, &t->ref, max_area_blocks);
-	if (r)
-		goto free;
-	kd->block_shift = ilog2(kd->sector_size) - SECTOR_SHIFT;
-	r = kc_meta_load_owners(kd);
-	if (!r)
-		r = kc_meta_load_state(kd);
-	if (r)
-		goto free;
-	r = kc_keymap_init(kd, kc_cache_blocks(t->meta_cache));
-	if (!r)
-		r = kc_journal_init(kd);
-	if (!r)
-		r = kc_journal_recover(kd);
-	if (r)
-		goto free;
-	r = -ENOMEM;
-	mutex_lock(&kd->lock);
-	ids = kc_ids_alloc(kd);
-	if (ids) {
-		kc_ids_update(kd, ids);
-		for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++)
-			if (kd->owners[slot] && !kd->owners[slot]->held)
-				kc_owner_unlock(kd, kd->owners[slot], true);
-		r = 0;
+	kd->area.bdev = bdev;
+	kd->area.start = t->meta_offset;
+	kd->area.data_bdev = t->dev->bdev;
+	kd->area.data_start = t->start;
+	kd->area.same_bdev = bdev == t->dev->bdev;
+	kd->area.mode = dm_table_get_mode(t->ti->table) & KC_MODE_WRITE ? KC_RW : KC_RO;
+	kd->crypt.cipher = *cipher;
+	r = kc_dev_start(kd, t, params, max_area_blocks);
+	if (r) {
+		kc_dev_free(kd);
+		return ERR_PTR(r);
 	}
-	mutex_unlock(&kd->lock);
-	if (r)
-		goto free;
-	kc_meta_mend(kd);
 	list_add(&kd->list, &kc_devs);
 	queue_delayed_work(kc_unbound_wq, &kd->watch, 0);
 	return kd;
-free:
-	kc_dev_free(kd);
-	return ERR_PTR(r);
 }
 
 /*
@@ -527,43 +229,43 @@ static struct kc_dev *kc_dev_get(struct kc_target *t, struct block_device *bdev,
 	int r;
 
 	list_for_each_entry(kd, &kc_devs, list) {
-		sector_t end = kd->meta_start + kd->layout.end * KC_BLOCK_SECTORS;
+		sector_t end = kd->area.start + kd->area.layout.end * KC_BLOCK_SECTORS;
 
-		if (kd->meta_bdev != bdev || t->meta_offset >= end)
+		if (kd->area.bdev != bdev || t->meta_offset >= end)
 			continue;
-		if (t->meta_offset < kd->meta_start) {
+		if (t->meta_offset < kd->area.start) {
 			max_area_blocks = min_t(u64, max_area_blocks,
-						(kd->meta_start - t->meta_offset) /
+						(kd->area.start - t->meta_offset) /
 						KC_BLOCK_SECTORS);
 			continue;
 		}
-		if (kd->md != dm_table_get_md(t->ti->table) ||
-		    kd->meta_start != t->meta_offset || kd->loading == t->ti->table) {
+		if (kd->area.md != dm_table_get_md(t->ti->table) ||
+		    kd->area.start != t->meta_offset || kd->loading == t->ti->table) {
 			kc_error("metadata area is in use by %s",
-				 dm_device_name(kd->md));
+				 dm_device_name(kd->area.md));
 			return ERR_PTR(-EBUSY);
 		}
-		if (kd->mode == KC_FAILED) {
+		if (kd->area.mode == KC_FAILED) {
 			/* Recovery must not race with what it has under way. */
 			if (dm_suspended(t->ti))
 				continue;
 			kc_error("the metadata of the live table has failed: suspend the device before loading a table");
 			return ERR_PTR(-EBUSY);
 		}
-		if (rw != (kd->mode == KC_RW)) {
+		if (rw != (kd->area.mode == KC_RW)) {
 			kc_error("the live table is %s: remove the device to change that",
 				 rw ? "read-only" : "read-write");
 			return ERR_PTR(-EBUSY);
 		}
-		if (kd->data_bdev != t->dev->bdev || kd->data_start != t->start) {
+		if (kd->area.data_bdev != t->dev->bdev || kd->area.data_start != t->start) {
 			kc_error("the live table has its data at sector %llu of %pg, not at %llu of %pg: remove the device to change that",
-				 (u64)kd->data_start, kd->data_bdev, (u64)t->start,
+				 (u64)kd->area.data_start, kd->area.data_bdev, (u64)t->start,
 				 t->dev->bdev);
 			return ERR_PTR(-EBUSY);
 		}
-		r = kc_meta_match(kd, params);
+		r = kc_area_match(&kd->area, params);
 		if (!r)
-			r = kc_device_reload(kd, &t->ref, t->keyring);
+			r = kc_device_reload(&kd->keys, &t->ref, t->keyring);
 		if (r)
 			return ERR_PTR(r);
 		kd->loading = t->ti->table;
@@ -705,7 +407,7 @@ static void kc_dtr(struct dm_target *ti)
 {
 	struct kc_target *t = ti->private;
 
-	kc_crypt_exit(t);	/* its pages are counted by the device */
+	kc_request_exit(t);	/* its pages are counted by the device */
 	if (t->kd) {
 		mutex_lock(&kc_devs_lock);
 		mutex_lock(&t->kd->event_lock);
@@ -823,7 +525,7 @@ static int kc_ctr_locked(struct dm_target *ti, unsigned int argc, char **argv)
 	if (IS_ERR(kd))
 		return PTR_ERR(kd);
 	t->kd = kd;
-	r = kc_crypt_init(t);
+	r = kc_request_init(t);
 	if (r)
 		return r;
 
@@ -831,7 +533,6 @@ static int kc_ctr_locked(struct dm_target *ti, unsigned int argc, char **argv)
 	ti->flush_supported = true;	/* the key map needs them in any case */
 	ti->limit_swap_bios = true;
 	ti->accounts_remapped_io = true;
-	ti->per_io_data_size = t->io_size;
 	return 0;
 }
 
@@ -866,22 +567,16 @@ static int kc_preresume(struct dm_target *ti)
 	struct kc_target *t = ti->private;
 	struct kc_dev *kd = t->kd;
 	struct key *old;
-	u32 slot;
 
 	mutex_lock(&kd->event_lock);
 	kd->table = ti->table;
 	mutex_unlock(&kd->event_lock);
-	kc_keymap_resize(kd, kc_cache_blocks(t->meta_cache));
-	mutex_lock(&kd->lock);
-	old = kd->keyring;
-	kd->keyring = key_get(t->keyring);
-	for (slot = KC_SLOT_FIRST_OWNER; kd->live && slot < kd->nr_slots; slot++) {
-		struct kc_owner *owner = kd->owners[slot];
-
-		if (owner && !owner->held && owner->state != KC_UNLOCKED)
-			kc_owner_unlock(kd, owner, true);
-	}
-	mutex_unlock(&kd->lock);
+	kc_keymap_resize(&kd->map, kc_cache_blocks(t->meta_cache));
+	mutex_lock(&kd->keys.slots.lock);
+	old = kd->keys.keyring;
+	kd->keys.keyring = key_get(t->keyring);
+	kc_keys_unlock(&kd->keys);
+	mutex_unlock(&kd->keys.slots.lock);
 	key_put(old);
 	return 0;
 }
@@ -891,8 +586,8 @@ static void kc_postsuspend(struct dm_target *ti)
 	struct kc_target *t = ti->private;
 
 	/* Also when it fails: what was flushed is in the journal. */
-	if (t->kd->mode == KC_RW && t->kd->sealer.ready)
-		kc_journal_sync(t->kd, true);
+	if (t->kd->area.mode == KC_RW && t->kd->area.sealer.ready)
+		kc_journal_sync(&t->kd->journal, true);
 }
 
 /* ---- status ---- */
@@ -921,21 +616,21 @@ static unsigned int kc_status_info(struct kc_dev *kd, char *result,
 	next = j->next_seq;
 	tail = j->tail_seq;
 	spin_unlock_irq(&j->lock);
-	DMEMIT("%s %llu %llu/%u %lld %lld %lld ", kc_mode_name(kd->mode), next - 1,
-	       next - tail, kd->layout.journal_blocks,
+	DMEMIT("%s %llu %llu/%u %lld %lld %lld ", kc_mode_name(kd->area.mode), next - 1,
+	       next - tail, kd->area.layout.journal_blocks,
 	       (s64)atomic64_read(&kd->locked_reads),
 	       (s64)atomic64_read(&kd->locked_writes),
-	       (s64)atomic64_read(&kd->reassigned));
-	mutex_lock(&kd->lock);
-	DMEMIT("%u", kd->nr_owners);
-	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->nr_slots; slot++) {
-		struct kc_owner *owner = kd->owners[slot];
+	       (s64)atomic64_read(&kd->claims.reassigned));
+	mutex_lock(&kd->keys.slots.lock);
+	DMEMIT("%u", kd->keys.nr_owners);
+	for (slot = KC_SLOT_FIRST_OWNER; slot < kd->area.nr_slots; slot++) {
+		struct kc_owner *owner = kd->keys.owners[slot];
 
 		if (owner)
 			DMEMIT(" %s:%u:%s", owner->name, slot,
 			       kc_lock_state_name(owner->state));
 	}
-	mutex_unlock(&kd->lock);
+	mutex_unlock(&kd->keys.slots.lock);
 	return sz;
 }
 
@@ -955,8 +650,8 @@ static void kc_status_opts(struct kc_target *t, char *result,
 	} while (0)
 	KC_OPT(t->meta_dev, "meta_device:%s", t->meta_dev->name);
 	KC_OPT(t->meta_offset, "meta_offset:%llu", t->meta_offset);
-	KC_OPT(kd->sector_size != KC_BLOCK_SIZE, "sector_size:%u", kd->sector_size);
-	KC_OPT(kd->flags & KC_FLAG_IV_LARGE_SECTORS, "iv_large_sectors");
+	KC_OPT(kd->area.sector_size != KC_BLOCK_SIZE, "sector_size:%u", kd->area.sector_size);
+	KC_OPT(kd->area.flags & KC_FLAG_IV_LARGE_SECTORS, "iv_large_sectors");
 	KC_OPT(t->owner_kind != KC_OWNER_BY_NONE, "owner:%s",
 	       kc_owner_kinds[t->owner_kind]);
 	KC_OPT(t->keyring_spec, "keyring:%s", t->keyring_spec);
@@ -970,8 +665,8 @@ static void kc_status_table(struct kc_target *t, char *result, unsigned int maxl
 {
 	unsigned int sz = 0, nr;
 
-	DMEMIT("%s :%u:%s:%s %llu %s %llu", t->kd->cipher_spec, t->ref.size,
-	       kc_key_type_name(t->ref.type), t->ref.desc, t->kd->iv_offset,
+	DMEMIT("%s :%u:%s:%s %llu %s %llu", t->kd->area.cipher, t->ref.size,
+	       kc_key_type_name(t->ref.type), t->ref.desc, t->kd->area.iv_offset,
 	       t->dev->name, (u64)t->start);
 	kc_status_opts(t, NULL, 0, &nr);
 	if (nr) {
@@ -998,25 +693,19 @@ static void kc_status(struct dm_target *ti, status_type_t type,
 		DMEMIT_TARGET_NAME_VERSION(ti->type);
 		DMEMIT(",allow_discards=%c", ti->num_discard_bios ? 'y' : 'n');
 		DMEMIT(",iv_large_sectors=%c",
-		       kd->flags & KC_FLAG_IV_LARGE_SECTORS ? 'y' : 'n');
-		DMEMIT(",sector_size=%u", kd->sector_size);
-		DMEMIT(",cipher_string=%s", kd->cipher_spec);
+		       kd->area.flags & KC_FLAG_IV_LARGE_SECTORS ? 'y' : 'n');
+		DMEMIT(",sector_size=%u", kd->area.sector_size);
+		DMEMIT(",cipher_string=%s", kd->area.cipher);
 		DMEMIT(",key_size=%u", t->ref.size);
 		DMEMIT(",owner=%s", kc_owner_kinds[t->owner_kind]);
 		DMEMIT(",reassign=%s", t->lazy ? "lazy" : "strict");
-		DMEMIT(",uuid=%pUb", kd->uuid);
+		DMEMIT(",uuid=%pUb", kd->area.uuid);
 		DMEMIT(";");
 		break;
 	}
 }
 
 /* ---- the target type ---- */
-
-static int kc_target_message(struct dm_target *ti, unsigned int argc, char **argv,
-			     char *result, unsigned int maxlen)
-{
-	return kc_message(ti->private, argc, argv, result, maxlen);
-}
 
 static int kc_iterate_devices(struct dm_target *ti,
 			      iterate_devices_callout_fn fn, void *data)
@@ -1029,7 +718,7 @@ static int kc_iterate_devices(struct dm_target *ti,
 static void kc_io_hints(struct dm_target *ti, struct queue_limits *limits)
 {
 	struct kc_target *t = ti->private;
-	unsigned int size = t->kd->sector_size;
+	unsigned int size = t->kd->area.sector_size;
 
 	limits->logical_block_size = max(limits->logical_block_size, size);
 	limits->physical_block_size = max(limits->physical_block_size, size);
@@ -1046,11 +735,11 @@ static struct target_type kc_target_type = {
 	.module = THIS_MODULE,
 	.ctr = kc_ctr,
 	.dtr = kc_dtr,
-	.map = kc_map,
+	.map = kc_request_map,
 	.preresume = kc_preresume,
 	.postsuspend = kc_postsuspend,
 	.status = kc_status,
-	.message = kc_target_message,
+	.message = kc_message,
 	.iterate_devices = kc_iterate_devices,
 	.io_hints = kc_io_hints,
 };

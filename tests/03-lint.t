@@ -118,6 +118,33 @@ check_versions() {
 		grep -v '^compat\.h:'
 }
 
+# The module's parts, each above those it may know: a file includes headers of what comes after it in this
+# list, and its own. Only the first four know the device as a whole.
+floors=(target message request device claim journal keymap whose owner crypt keyslot keyring metadata seal iv
+	format compat trace error)
+
+check_floors() {
+	local f files=()
+
+	for f in *.[ch]; do
+		[[ $f == *.mod.c ]] || files+=("$f")
+	done
+	awk -v list="${floors[*]}" '
+		BEGIN { n = split(list, name, " "); for (i = 1; i <= n; i++) floor[name[i]] = i }
+		FNR == 1 {
+			file = FILENAME; part = file; sub(/\.[ch]$/, "", part)
+			if (!(part in floor)) print file ":1: stands on no floor"
+		}
+		/^#include "/ {
+			other = $2; gsub(/"|\.h/, "", other)
+			if (!(other in floor) || floor[other] < floor[part])
+				print file ":" FNR ": includes " other ".h, which does not stand below it"
+		}
+		/struct kc_dev([^_a-z]|$)/ && floor[part] > floor["device"] {
+			print file ":" FNR ": knows struct kc_dev"
+		}' "${files[@]}"
+}
+
 # A copy of what is checked; objects of other builds stay out
 copy() { # folder
 	local f
@@ -148,6 +175,10 @@ spoil() { # folder
 				kfree(p);
 			return cpu_to_le32(value); /* KERNEL_VERSION */
 		}
+
+		#if 0
+		#include "target.h"
+		#endif
 		EOC
 	done
 	for f in "${programs[@]}"; do
@@ -188,7 +219,7 @@ lint() {
 }
 
 host_main() {
-	local linux headers module=() programs=() f
+	local linux headers module=() programs=() below=() f
 
 	# shellcheck source=tests/kernel.sh
 	. "$KC_TESTS/kernel.sh"
@@ -201,6 +232,9 @@ host_main() {
 	copy "$VM_DIR/good"
 	copy "$VM_DIR/bad"
 	cd "$VM_DIR/good" || bail "no copy"
+	for f in *.c; do
+		[[ $f == target.c ]] || below+=("$f")
+	done
 	for f in *.c tests/*.c tests/*/*.c; do
 		if [[ $f != tests/* || -e ${f%/*}/Kbuild ]]; then
 			module+=("$f")
@@ -216,6 +250,8 @@ host_main() {
 	lint "gcc -fanalyzer" check_analyzer 'Wanalyzer-possible-null-dereference' "${programs[@]}"
 	lint pyflakes check_pyflakes 'this_is_not_used' tests/*.py tests/*/*.py
 	lint "rst2html --strict" check_docutils 'nosuch' Documentation/*.rst
+	lint "the order of the module's parts" check_floors 'does not stand below' \
+		"${below[@]}"
 	lint "the search for kernel versions outside of compat.h" check_versions KERNEL_VERSION \
 		*.c
 	# last, since it leaves its files there

@@ -268,7 +268,7 @@ inline check(b)
 
 /* ---- a write or discard ---- */
 
-/* kc_change_start(): kc_mapblk_claim_write(). A bio that would be parked comes later. */
+/* kc_change_claim(): kc_claim_write(). A bio that would be parked comes later. */
 #ifdef BREAK_UNSETTLED	/* unsettled blocks may be written again */
 #define MAY_CLAIM(b)	(!BUSY(b) && !DRAINING(MB(b)))
 #else
@@ -311,7 +311,7 @@ inline claim(i, b)
 #endif
 }
 
-/* kc_mapblk_set(), kc_journal_note() */
+/* kc_claim_set(), kc_journal_note() */
 inline set(b, slot)
 {
 	if
@@ -323,7 +323,7 @@ inline set(b, slot)
 	fi
 }
 
-/* kc_change_drain(): kc_mapblk_drain(), then kc_mapblk_assign() or kc_write_submit() */
+/* kc_drain_work(): kc_claim_drain(), then kc_claim_assign() or kc_write_encrypted() */
 #ifdef BREAK_DRAIN	/* does not wait for who relies on the entries */
 #define MAY_DRAIN(mb)	true
 #else
@@ -340,7 +340,7 @@ inline drain(i)
 	fi
 }
 
-/* kc_write_endio(): kc_write_end(), kc_mapblk_end_change() */
+/* kc_write_endio(): kc_write_end(), kc_claim_end_change() */
 inline write_end(i)
 {
 	h_b = w_block[i];
@@ -572,7 +572,7 @@ inline restart()
 	k_jrn_durable = false; k_jrn_seq = 0;
 	k_after_jrn = K_IDLE; k_after_anchor = K_IDLE; k_after_reclaim = K_IDLE;
 	r_written = false; r_full = false;
-	/* kc_meta_read_anchor() */
+	/* kc_area_read_anchor() */
 	tail_seq = A_TAIL(anchor_c);
 	durable_seq = A_DUR(anchor_c);
 	assert(tail_seq <= durable_seq && durable_seq - tail_seq <= J);
@@ -592,7 +592,7 @@ inline restart()
 active proctype kc()
 {
 	d_step {
-		/* kc_meta_format() */
+		/* kc_area_format() */
 		anchor_c = ANCHOR(1, 1, 1);
 		anchor_m = anchor_c;
 		map_c[0] = NO_MAP; map_m[0] = NO_MAP;
@@ -712,13 +712,13 @@ active proctype kc()
 		    writes && w_pc[1] == W_IDLE && MAY_CLAIM(1) -> claim(1, 1) }
 	:: d_step { w_pc[0] == W_DRAIN && MAY_DRAIN(MB(w_block[0])) -> drain(0) }
 	:: d_step { w_pc[1] == W_DRAIN && MAY_DRAIN(MB(w_block[1])) -> drain(1) }
-	/* kc_crypt_write_go(): the data reaches the disk */
+	/* kc_write_go(): the data reaches the disk */
 	:: atomic { w_pc[0] == W_GO -> put_data(w_block[0], w_write[0]); w_pc[0] = W_SENT }
 	:: atomic { w_pc[1] == W_GO -> put_data(w_block[1], w_write[1]); w_pc[1] = W_SENT }
 	:: d_step { w_pc[0] == W_SENT -> write_end(0) }
 	:: d_step { w_pc[1] == W_SENT -> write_end(1) }
 
-	/* ---- a flush from above: kc_map(), kc_flush_submit(), kc_flush_endio() ---- */
+	/* ---- a flush from above: kc_flush_map(), kc_flush_endio() ---- */
 	:: d_step { f_pc == F_IDLE && running &&
 		    (completed[0] || completed[1]) ->
 		f_covers[0] = completed[0];
@@ -877,7 +877,7 @@ active proctype kc()
 		k_after_jrn = K_IDLE
 	   }
 
-	/* kc_journal_anchor(): kc_meta_write_anchor() has ended */
+	/* kc_journal_anchor(): kc_area_write_anchor() has ended */
 	:: d_step { k_pc == K_ANCHOR ->
 		if
 #ifdef BREAK_ANCHOR	/* the first commit does not wait for the anchor */
