@@ -11,7 +11,7 @@ else
 KDIR	?= $(shell $(top)tests/kernel.sh headers)
 override KERNEL := $(shell $(top)tests/kernel.sh release $(KDIR))
 endif
-TESTS	?= $(wildcard tests/*.t)
+TESTS	?= $(wildcard tests/cases/*.t)
 
 # The kernel the module is built for is the one its VM boots.
 export KERNEL
@@ -32,7 +32,7 @@ export KC_MODULES
 help:
 	@echo 'make [module]  build dm-keyed-crypt.ko; KDIR=<kernel headers>, default the newest installed'
 	@echo 'make install   install it where modprobe finds it (as root; INSTALL_MOD_PATH=<root>)'
-	@echo 'make check     install what is missing, build, run every test in a VM; TESTS="tests/<name>.t ..."'
+	@echo 'make check     install what is missing, build, run every test in a VM; TESTS="tests/cases/<name>.t ..."'
 	@echo 'make check-damage  activate 10,000 damaged metadata areas (half an hour); KC_SEED=<n> for others'
 	@echo 'make check-model  check the model of the journal with spin, with larger bounds than make check (ten minutes)'
 	@echo 'make check-crash  20,000 crash states and 50 power cuts; KC_STATES, KC_CUTS, KC_SEED'
@@ -85,8 +85,8 @@ module:
 # What makes allocations fail, for tests; and what has bugs, for debug kernels to find
 failinject planted:
 	$(have_headers)
-	$(call link,tests/$@/)
-	+@$(kbuild)/tests/$@ modules
+	$(call link,tests/modules/$@/)
+	+@$(kbuild)/tests/modules/$@ modules
 
 install: module
 	+@$(kbuild) modules_install
@@ -105,17 +105,17 @@ check: setup
 check-damage: export KC_IMAGES ?= 10000
 check-damage: setup
 	+@$(again) module
-	@tests/check tests/60-damage.t
+	@tests/check tests/cases/60-damage.t
 
 check-model: setup
-	@KC_MODEL=full tests/check tests/02-model.t
+	@KC_MODEL=full tests/check tests/cases/02-model.t
 
 check-crash: export KC_STATES ?= 20000
 check-crash: export KC_CUTS ?= 50
-check-crash: TESTS = tests/70-crash.t tests/71-power-cuts.t
+check-crash: TESTS = tests/cases/70-crash.t tests/cases/71-power-cuts.t
 
 check-long: export KC_SECONDS ?= 600
-check-long: TESTS = tests/80-long.t
+check-long: TESTS = tests/cases/80-long.t
 
 check-crash check-long: setup
 	+@$(again) module
@@ -123,7 +123,7 @@ check-crash check-long: setup
 
 .PHONY: failinject planted lint deb check-deb
 lint: setup
-	@tests/check tests/03-lint.t
+	@tests/check tests/cases/03-lint.t
 
 # Tests on emulated machines of other architectures
 ARCHES ?= arm64 armhf s390x
@@ -177,8 +177,8 @@ bench-arm:
 
 # The cipher without cost is for benchmarks alone: nothing else builds or installs it.
 bench-programs: module build/bench/io
-	$(call link,tests/freecipher/)
-	+@$(kbuild)/tests/freecipher modules
+	$(call link,tests/modules/freecipher/)
+	+@$(kbuild)/tests/modules/freecipher modules
 
 build/bench/io: tests/bench/io.c
 	@mkdir -p build/bench
@@ -191,9 +191,9 @@ shell: setup
 
 clean:
 	+@test -z "$(KDIR)" || $(kbuild) clean
-	+@test -z "$(KDIR)" || $(kbuild)/tests/failinject clean
-	+@test -z "$(KDIR)" || $(kbuild)/tests/freecipher clean
-	+@test -z "$(KDIR)" || $(kbuild)/tests/planted clean
+	+@test -z "$(KDIR)" || $(kbuild)/tests/modules/failinject clean
+	+@test -z "$(KDIR)" || $(kbuild)/tests/modules/freecipher clean
+	+@test -z "$(KDIR)" || $(kbuild)/tests/modules/planted clean
 
 distclean: clean
 	rm -rf build

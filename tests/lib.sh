@@ -1,9 +1,9 @@
-# What every test sources. A test is a bash script tests/NN-name.t:
+# What every test sources. A test is a bash script tests/cases/NN-name.t:
 #
 #	#!/bin/bash
 #	# what this shows
 #	VM_ARGS=(--disk scratch=256M --mem 1G)	# options of tests/vm; may be left out
-#	. "$(dirname "$0")/lib.sh"
+#	. "$(dirname "$0")/../lib.sh"
 #	load_module
 #	ok "the disk is there" test -b /dev/disk/kc/scratch
 #	done_testing
@@ -316,7 +316,7 @@ kc_host() {
 	mkdir -p "$VM_OUT"
 	# This very build, whatever is built while the test runs
 	modules=$("$KC_TESTS/kernel.sh" module-dir)
-	for ko in "$modules"/{,tests/failinject/}*.ko; do
+	for ko in "$modules"/{,tests/modules/failinject/}*.ko; do
 		[[ ! -e $ko ]] || cp "$ko" "$VM_OUT/"
 	done
 	if declare -F host_main >/dev/null; then

@@ -3,7 +3,7 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0-only
 
-# run_python SCRIPT [ARGUMENT...]: a script of this folder, built on kc.py; its "ok - " and
+# run_python SCRIPT [ARGUMENT...]: a script of guest/, built on kc.py; its "ok - " and
 # "not ok - " lines become assertions, and it must get to its done().
 run_python() {
 	local script=$1 line n=0 ended=''
@@ -16,6 +16,6 @@ run_python() {
 		'done '*) [[ ${line#done } != "$n" ]] || ended=1 ;;
 		*) printf '%s\n' "$line" | sed 's/^#* */# /' ;;
 		esac
-	done < <(python3 -B -S "$KC_TESTS/$script" "$@" 2>&1)
+	done < <(python3 -B -S "$KC_TESTS/guest/$script" "$@" 2>&1)
 	[[ $ended ]] || tap not-ok "$script ran to its end"
 }

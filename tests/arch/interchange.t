@@ -49,6 +49,6 @@ host_main() {
 load_module
 must modprobe ext4
 must modprobe adiantum
-run_python arch/interchange.py "${@:2}"
+run_python ../arch/interchange.py "${@:2}"
 [[ $2 == write || $3 == change ]] && power_cut
 done_testing

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The kernel's own fault injection (failslab, fail_page_alloc, fail_make_request), at random: without memory
 # I/O goes on and what else fails changes nothing; with a failing disk nothing wrong is read, nothing
-# lost that was written before. tests/13 and 14 fail each call once, on any kernel; this mixes them. KC_SEED: which.
+# lost that was written before. tests/cases/13 and 14 fail each call once, on any kernel; this mixes them. KC_SEED: which.
 #
 # SPDX-License-Identifier: GPL-2.0-only
 
@@ -16,6 +16,6 @@ for kind in failslab fail_page_alloc fail_make_request; do
 	ok "this kernel has $kind" test -d "/sys/kernel/debug/$kind"
 done
 load_module
-run_python debug/faults.py "${KC_SEED:-1}"
+run_python ../debug/faults.py "${KC_SEED:-1}"
 ok "the module can go" unload_module
 done_testing

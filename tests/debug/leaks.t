@@ -6,5 +6,5 @@
 
 # shellcheck disable=SC2034 # used there
 append=kmemleak=on
-# shellcheck source=tests/13-alloc-failures.t
-. "$(dirname "$0")/../13-alloc-failures.t"
+# shellcheck source=tests/cases/13-alloc-failures.t
+. "$(dirname "$0")/../cases/13-alloc-failures.t"

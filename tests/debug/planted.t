@@ -1,6 +1,6 @@
 #!/bin/bash
 # What the debug kernels look for they find, in a module built as ours is, and each of it alone fails a
-# run: tests/planted has one bug of each kind. Without one nothing is found.
+# run: tests/modules/planted has one bug of each kind. Without one nothing is found.
 #
 # SPDX-License-Identifier: GPL-2.0-only
 
@@ -9,7 +9,7 @@ VM_ARGS=(--mem 512M)
 host_main() {
 	local out rc name says append bugs=()
 
-	cp "$("$KC_TESTS/kernel.sh" module-dir)/tests/planted/planted.ko" "$VM_OUT/"
+	cp "$("$KC_TESTS/kernel.sh" module-dir)/tests/modules/planted/planted.ko" "$VM_OUT/"
 	case $("$KC_TESTS/kernel.sh" resolve "${KERNEL:-}") in
 	*-debug)
 		bugs=(

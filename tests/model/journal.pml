@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The journal of dm-keyed-crypt, for spin: Documentation/journal.rst says what is
- * modelled and what is left out, tests/02-model.t runs it.
+ * modelled and what is left out, tests/cases/02-model.t runs it.
  *
  * Two owners write two data blocks; power may go between any two steps. A step
  * is a d_step or atomic below, with the name of the function it stands for, and

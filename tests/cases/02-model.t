@@ -109,4 +109,4 @@ full() {
 	good "four writes" -DWRITES=4 -DCRASHES=1 -DDISCARDS=0 -DFUAS=0
 }
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"

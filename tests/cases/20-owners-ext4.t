@@ -6,9 +6,9 @@
 VM_ARGS=(--disk scratch=400M --mem 1G)
 VM_BOOTS='write check'
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
-# shellcheck source=tests/owners.sh
-. "$KC_TESTS/owners.sh"
+. "$(dirname "$0")/../lib.sh"
+# shellcheck source=tests/guest/owners.sh
+. "$KC_TESTS/guest/owners.sh"
 
 owners_test "$1" ext4 projid -O project,quota
 done_testing

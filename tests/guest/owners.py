@@ -1,5 +1,5 @@
 #!/usr/bin/python3 -IS
-"""Checks the data that tests/owners.sh has written. Every 4096-byte block of an owner's file repeats
+"""Checks the data that tests/guest/owners.sh has written. Every 4096-byte block of an owner's file repeats
 a tag: "owner", the id in four digits, "b" for a buffered or "d" for a direct write, and the byte
 offset of the write in its file, in eight bytes.
 

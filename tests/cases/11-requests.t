@@ -8,7 +8,7 @@
 VM_ARGS=(--disk data=1200M --disk meta=32M --disk half=32M --mem 768M --timeout 600
 	--disk fourk=32M,logical_block_size=4096,physical_block_size=4096)
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 # shellcheck source=tests/python.sh
 . "$KC_TESTS/python.sh"
 

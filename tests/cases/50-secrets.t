@@ -30,7 +30,7 @@ host_main() {
 		while read -r name what found of number; do
 			seen[$name.$what]=$found/$number
 			[[ $of == of ]] || bail "what is $name $what $found $of $number?"
-		done < <("$KC_TESTS/secrets.py" "$1" "$2" "$VM_DIR/scratch.img" "dev=$dev" "alice=$alice")
+		done < <("$KC_TESTS/cases/secrets.py" "$1" "$2" "$VM_DIR/scratch.img" "dev=$dev" "alice=$alice")
 	}
 	all() { is "$1: $2 are all there" "${seen[$2]}" "$3"; }
 	none() {
@@ -80,7 +80,7 @@ host_main() {
 }
 
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 
 disk=/dev/disk/kc/scratch
 dev=/dev/mapper/kc

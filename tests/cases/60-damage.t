@@ -4,7 +4,7 @@
 #
 # Metadata areas of several kinds are damaged at random: bits, sectors and blocks, torn, moved, older, of
 # other areas, device too short; and by somebody who knows the device key and seals impossible
-# values. tests/kcformat.py, an independent reader, says what must become of each image.
+# values. tests/guest/kcformat.py, an independent reader, says what must become of each image.
 # KC_IMAGES: how many, 300 if not given; KC_SEED: which; KC_FIRST: the first one's number, to see one again (the areas
 # they are made from are not the same to the byte: nonces are random, and a timer commits).
 #
@@ -16,7 +16,7 @@ host_main() {
 	vm_boot "seed ${KC_SEED:-1}" "${KC_SEED:-1}" "${KC_IMAGES:-300}" "${KC_FIRST:-0}"
 }
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 # shellcheck source=tests/python.sh
 . "$KC_TESTS/python.sh"
 

@@ -5,15 +5,15 @@
 
 VM_ARGS=(--disk scratch=160M --mem 1G)
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 
 disk=/dev/disk/kc/scratch
 kc=/dev/mapper/kc
 start=32768
 len=$(($(sectors $disk) - start))
 trace=/sys/kernel/tracing
-blocks=$KC_TESTS/blocks.py
-merged=$KC_TESTS/merged.py
+blocks=$KC_TESTS/guest/blocks.py
+merged=$KC_TESTS/guest/merged.py
 
 # create [KIND]: a new device, with the owners alice (1000, slot 2) and bob (1001, slot 3)
 create() {

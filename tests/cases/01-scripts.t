@@ -14,4 +14,4 @@ host_main() {
 	ok "shellcheck has nothing to say on tests/lib.sh" shellcheck -S warning tests/lib.sh
 }
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"

@@ -6,7 +6,7 @@
 VM_ARGS=(--disk scratch=128M --mem 768M)
 
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 
 disk=/dev/disk/kc/scratch
 dev=/dev/mapper/kc
@@ -61,7 +61,7 @@ kio() {
 	printf '%s\n' "$*" >&11 && read -r -t 30 answer <&10 && printf '%s\n' "$answer"
 }
 
-coproc "$KC_TESTS/kio.py" $dev
+coproc "$KC_TESTS/guest/kio.py" $dev
 exec 10<&"${COPROC[0]}" 11>&"${COPROC[1]}"
 
 load_module

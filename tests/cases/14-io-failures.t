@@ -13,7 +13,7 @@ host_main() {
 	vm_boot "a disk that fails" "${KC_ONLY:-}"
 }
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 # shellcheck source=tests/python.sh
 . "$KC_TESTS/python.sh"
 

@@ -43,11 +43,11 @@ host_main() {
 	vm_boot "${disks[@]}" check "$boot"
 }
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 # shellcheck source=tests/python.sh
 . "$KC_TESTS/python.sh"
-# shellcheck source=tests/owners.sh
-. "$KC_TESTS/owners.sh"
+# shellcheck source=tests/guest/owners.sh
+. "$KC_TESTS/guest/owners.sh"
 
 users=(1000 1001 1002 1003)
 
@@ -152,7 +152,7 @@ cut)
 		fi
 	fi
 	[[ $kind != raw ]] || fio_load --time_based --runtime=60 > "$kc_tmp/fio" 2>&1 &
-	"$KC_TESTS/cuts.py" load "$kind" "$logs" "$boot" "$RANDOM" "$delay"
+	"$KC_TESTS/guest/cuts.py" load "$kind" "$logs" "$boot" "$RANDOM" "$delay"
 	bail "the load has ended"
 	;;
 check)

@@ -53,7 +53,7 @@ host_main() {
 	nok "a test that stops early makes prove fail" prove -Q "$VM_DIR/00-harness-stops.t"
 }
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 
 scratch=/dev/disk/kc/scratch
 cached=/dev/disk/kc/cached

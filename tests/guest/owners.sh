@@ -45,7 +45,7 @@ own_map() {
 # own_fio NR BY SIZE KINDS: so many owners, and root, write at once (as owners.py job has it); fio
 # reads it again and compares
 own_fio() {
-	"$KC_TESTS/owners.py" job /mnt "$2" "$3" "$4" $(seq $own_first $((own_first + $1 - 1))) \
+	"$KC_TESTS/guest/owners.py" job /mnt "$2" "$3" "$4" $(seq $own_first $((own_first + $1 - 1))) \
 		$own_root > "${kc_tmp:?}/job" || return
 	fio "$kc_tmp/job" > "$kc_tmp/fio.out" 2>&1 || {
 		grep -iE 'err|verify' "$kc_tmp/fio.out"
@@ -76,7 +76,7 @@ own_scan() {
 
 	drop_caches
 	own_map > "$kc_tmp/map" || bail "$1: no map"
-	"$KC_TESTS/owners.py" scan /dev/mapper/kc "$kc_tmp/map" > "$kc_tmp/scan" || bail "$1: no scan"
+	"$KC_TESTS/guest/owners.py" scan /dev/mapper/kc "$kc_tmp/map" > "$kc_tmp/scan" || bail "$1: no scan"
 	while read -r content slot count; do
 		case $content in
 		zeros) id=0 ;;
@@ -117,7 +117,7 @@ owners_test() {
 		ok "unmount" umount /mnt
 		own_scan 'two owners'
 		ok "mount again" mount /dev/mapper/kc /mnt
-		is "contents are right" "$("$KC_TESTS/owners.py" files /mnt 2>&1)" 6
+		is "contents are right" "$("$KC_TESTS/guest/owners.py" files /mnt 2>&1)" 6
 		ok "$fs: fifty owners write at once, and read the same" own_fio 50 uid 128 b/d
 		cp "$kc_tmp/job" "$KC_OUT/job"
 		ok "unmount" umount /mnt
@@ -127,7 +127,7 @@ owners_test() {
 		own_scan 'fifty owners, after a reboot'
 		ok "the filesystem is clean" own_fsck "$fs"
 		ok "mount" mount /dev/mapper/kc /mnt
-		is "contents are right" "$("$KC_TESTS/owners.py" files /mnt 2>&1)" 54
+		is "contents are right" "$("$KC_TESTS/guest/owners.py" files /mnt 2>&1)" 54
 		ok "unmount" umount /mnt
 		must dmsetup remove kc
 		must own_create "$by"
@@ -137,7 +137,7 @@ owners_test() {
 		# a process has no project id
 		projid) ok "$fs: owners by project id" own_fio 2 projid 256 b ;;
 		esac
-		is "contents are right" "$("$KC_TESTS/owners.py" files /mnt 2>&1)" 54
+		is "contents are right" "$("$KC_TESTS/guest/owners.py" files /mnt 2>&1)" 54
 		ok "unmount" umount /mnt
 		own_scan "$by"
 		ok "the filesystem is clean" own_fsck "$fs"

@@ -1,5 +1,5 @@
 #!/usr/bin/python3 -IS
-"""Writes for tests/21-merged.t, and looks at what became of them. Blocks are 4096 bytes.
+"""Writes for tests/cases/21-merged.t, and looks at what became of them. Blocks are 4096 bytes.
 
   merged.py small ROOT NR UID...    NR files of three blocks for each UID in turn: ROOT/<uid>/<nr>
   merged.py gc ROOT                 remove every fourth of them, and have f2fs collect its garbage

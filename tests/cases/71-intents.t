@@ -6,7 +6,7 @@
 
 VM_ARGS=(--disk data=64M --disk meta=16M --mem 512M)
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 # shellcheck source=tests/python.sh
 . "$KC_TESTS/python.sh"
 

@@ -12,15 +12,15 @@
 VM_ARGS=(--disk fs=200M --disk raw=64M --mem 1G --timeout $((${KC_SECONDS:-40} * 2 + 400)))
 
 host_main() {
-	ok "fsx is built" gcc -O2 -Wall -o "$VM_OUT/fsx" "$KC_TESTS/fsx.c"
+	ok "fsx is built" gcc -O2 -Wall -o "$VM_OUT/fsx" "$KC_TESTS/guest/fsx.c"
 	vm_boot run "${KC_SECONDS:-40}" "${KC_SEED:-1}"
 }
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 # shellcheck source=tests/python.sh
 . "$KC_TESTS/python.sh"
-# shellcheck source=tests/owners.sh
-. "$KC_TESTS/owners.sh"
+# shellcheck source=tests/guest/owners.sh
+. "$KC_TESTS/guest/owners.sh"
 
 seconds=$2 seed=$3
 users=(1000 1001 1002 1003)

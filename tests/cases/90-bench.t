@@ -74,12 +74,12 @@ host_main() {
 	out=$(bench --cipher rot13 2>&1) && rc=0 || rc=$?
 	is "a cipher that there is not: exit status" "$rc" 2
 
-	cp "$KC_TOP/build/bench/io" "$KC_MODULES/tests/freecipher/freecipher.ko" "$VM_OUT/"
+	cp "$KC_TOP/build/bench/io" "$KC_MODULES/tests/modules/freecipher/freecipher.ko" "$VM_OUT/"
 	vm_boot
 }
 VM_ARGS=(--mem 1G)
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 
 # A device "of this machine", which is the VM here
 refused() { # name regex

@@ -19,7 +19,7 @@ ignored() { # file
 	[[ $1 != tests/* || -e ${1%/*}/Kbuild ]] || echo PREFER_KERNEL_TYPES PREFER_DEFINED_ATTRIBUTE_MACRO \
 		PREFER_FALLTHROUGH EMBEDDED_FUNCTION_NAME TRAILING_STATEMENTS
 	case $1 in
-	compat.h | tests/failinject/compat.h)
+	compat.h | tests/modules/failinject/compat.h)
 		# Versions are what this file is about; it takes LINUX_VERSION_CODE for a constant, a macro's
 		# parameter that is a name for an expression, and knows nothing of _Generic.
 		echo LINUX_VERSION_CODE CONSTANT_COMPARISON MACRO_ARG_PRECEDENCE
@@ -33,7 +33,7 @@ ignored() { # file
 	metadata.c)
 		# A format that is used twice, and can only be a literal
 		echo MACRO_ARG_REUSE ;;
-	tests/failinject/failinject.c)
+	tests/modules/failinject/failinject.c)
 		# Declares what it defines in assembler
 		echo AVOID_EXTERNS ;;
 	esac
@@ -46,7 +46,7 @@ ignored() { # file
 build() {
 	local dir
 
-	for dir in . tests/*/Kbuild; do
+	for dir in . tests/modules/*/Kbuild; do
 		dir=${dir%/Kbuild}
 		# not a part of a make this test may be run from
 		env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -k -C "$headers" M="$(realpath "$dir")" \
@@ -81,7 +81,7 @@ check_checkpatch() {
 
 	# It looks for names in mixed case in the kernel's headers as soon as it sees one (_Generic).
 	mkdir -p include
-	for f in *.[ch] tests/*.c tests/*/*.c; do
+	for f in *.[ch] tests/*/*.c tests/modules/*/*.c; do
 		[[ $f != *.mod.c ]] || continue
 		perl "$linux/scripts/checkpatch.pl" --no-tree --root=. --strict --terse --show-types --no-summary \
 			--ignore "$(ignored "$f" | tr -s ' \n' ,)" -f "$f" 2>&1
@@ -89,7 +89,7 @@ check_checkpatch() {
 }
 
 check_kernel_doc() {
-	perl "$linux/scripts/kernel-doc" -none -v *.[ch] tests/*/*.c 2>&1 |
+	perl "$linux/scripts/kernel-doc" -none -v *.[ch] tests/*/*.c tests/modules/*/*.c 2>&1 |
 		grep -vE ': info: |^[0-9]+ warnings'
 }
 
@@ -102,7 +102,7 @@ check_analyzer() {
 }
 
 check_pyflakes() {
-	pyflakes3 tests/*.py tests/*/*.py 2>&1
+	pyflakes3 tests/*/*.py 2>&1
 }
 
 check_docutils() {
@@ -150,7 +150,7 @@ copy() { # folder
 	local f
 
 	mkdir "$1"
-	for f in Kbuild *.[ch] tests/*.c tests/*.py tests/*/*.[ch] tests/*/*.py tests/*/Kbuild Documentation/*.rst; do
+	for f in Kbuild *.[ch] tests/*/*.c tests/*/*.py tests/modules/*/*.[ch] tests/modules/*/Kbuild Documentation/*.rst; do
 		[[ $f == *.mod.c ]] || cp --parents "$f" "$1"
 	done
 }
@@ -195,7 +195,7 @@ spoil() { # folder
 		}
 		EOC
 	done
-	for f in "$1"/tests/*.py "$1"/tests/*/*.py; do
+	for f in "$1"/tests/*/*.py; do
 		printf '\nimport this_is_not_used\n' >> "$f"
 	done
 	for f in "$1"/Documentation/*.rst; do
@@ -235,7 +235,7 @@ host_main() {
 	for f in *.c; do
 		[[ $f == target.c ]] || below+=("$f")
 	done
-	for f in *.c tests/*.c tests/*/*.c; do
+	for f in *.c tests/*/*.c tests/modules/*/*.c; do
 		if [[ $f != tests/* || -e ${f%/*}/Kbuild ]]; then
 			module+=("$f")
 		else
@@ -248,7 +248,7 @@ host_main() {
 	lint "checkpatch --strict" check_checkpatch :SPACING: "${module[@]}" "${programs[@]}"
 	lint kernel-doc check_kernel_doc "'p' not described" "${module[@]}"
 	lint "gcc -fanalyzer" check_analyzer 'Wanalyzer-possible-null-dereference' "${programs[@]}"
-	lint pyflakes check_pyflakes 'this_is_not_used' tests/*.py tests/*/*.py
+	lint pyflakes check_pyflakes 'this_is_not_used' tests/*/*.py
 	lint "rst2html --strict" check_docutils 'nosuch' Documentation/*.rst
 	lint "the order of the module's parts" check_floors 'does not stand below' \
 		"${below[@]}"
@@ -259,4 +259,4 @@ host_main() {
 	lint sparse check_sparse 'incorrect type in return expression' "${module[@]}"
 }
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"

@@ -7,13 +7,13 @@
 VM_ARGS=(--disk scratch=256M --mem 1G --timeout 600 --append cryptd.cryptd_max_cpu_qlen=5)
 
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 
 disk=/dev/disk/kc/scratch
 dev=/dev/mapper/kc
 fs=/mnt/kc
 offset=16384
-hammer=$KC_TESTS/hammer.py
+hammer=$KC_TESTS/guest/hammer.py
 cipher='aes-xts-plain64'
 
 # quickly COMMAND...: what must not hang
@@ -179,7 +179,7 @@ ok "the filesystem is clean" fsck.ext4 -fn $dev
 ok "the device is removed" quickly dmsetup remove kc
 
 # --- a driver that is asynchronous, its queue too short; some kernels have none, says 10-ciphertext.t
-cryptd=$(PYTHONPATH=$KC_TESTS python3 -B -c 'import kc; print(kc.cryptd() or "")')
+cryptd=$(PYTHONPATH=$KC_TESTS/guest python3 -B -c 'import kc; print(kc.cryptd() or "")')
 if [[ $cryptd ]]; then
 	cipher=capi:$cryptd-plain64
 	must dd if=/dev/zero of=/dev/mapper/lower bs=1M count=8 oflag=direct status=none

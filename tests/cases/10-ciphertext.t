@@ -7,7 +7,7 @@
 VM_ARGS=(--disk data=64M --disk twin=64M --disk meta=16M --disk huge=2300G --mem 768M
 	--append cryptd.cryptd_max_cpu_qlen=5)
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 # shellcheck source=tests/python.sh
 . "$KC_TESTS/python.sh"
 

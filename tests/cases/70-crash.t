@@ -36,7 +36,7 @@ host_main() {
 	rm -rf "$kept"
 }
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 
 phase=$1 seed=$2 states=$3
 load_module
@@ -64,7 +64,7 @@ if [[ $phase == load ]]; then
 	must dmsetup message kc 0 owner add bob 1001 :64:logon:kc:bob
 	must dmsetup message kc 0 owner add carol 1002 :64:logon:kc:carol
 	ok "a mixed load of many owners runs" \
-		/usr/bin/python3 -B -S "$KC_TESTS/crash.py" load log kc /dev/mapper/kc "$KC_OUT/oracle" "$seed" 250
+		/usr/bin/python3 -B -S "$KC_TESTS/guest/crash.py" load log kc /dev/mapper/kc "$KC_OUT/oracle" "$seed" 250
 	diag < "$kc_log"
 	diag "$(dmsetup status kc)"
 	like "blocks changed owner" "$(dmsetup status kc)" ' rw [0-9]+ [0-9]+/[0-9]+ 0 [0-9]+ [1-9][0-9]+ 13 '
@@ -74,7 +74,7 @@ fi
 
 table DISK > /tmp/table
 ok "$states crash states hold what was acknowledged, under the key the map names" \
-	/usr/bin/python3 -B -S "$KC_TESTS/crash.py" replay /dev/disk/kc/log "$KC_OUT/oracle" "$seed" "$states" \
+	/usr/bin/python3 -B -S "$KC_TESTS/guest/crash.py" replay /dev/disk/kc/log "$KC_OUT/oracle" "$seed" "$states" \
 	/tmp/table /dev/ram1:/dev/ram2 /dev/ram3:/dev/ram4 ${4:+-- "$4"}
 diag < "$kc_log"
 done_testing
