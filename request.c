@@ -561,12 +561,11 @@ static int kc_read_map(struct kc_io *io, u32 index, unsigned int nr)
 }
 
 /* A write or discard that has its slot, and a write its key */
-static int kc_change_map(struct kc_io *io, u32 index, unsigned int nr)
+static int kc_change_map(struct kc_io *io, u32 index)
 {
 	struct kc_dev *kd = io->t->kd;
 	struct kc_mapblk *mb;
 
-	kc_accept(io, nr);
 	mb = kc_mapblk_get_fast(&kd->map, index);
 	if (!mb) {
 		kc_io_queue(io, kd->slow_wq, kc_change_work);
@@ -583,23 +582,23 @@ static int kc_write_map(struct kc_io *io, u32 index, unsigned int nr)
 
 	nr = min_t(unsigned int, nr, (BIO_MAX_VECS << (PAGE_SHIFT - SECTOR_SHIFT)) >>
 				     kd->area.block_shift);
-	io->claim.nr = nr;
 	io->claim.slot = kc_whose(&kd->keys, io->t->owner_kind, io->bio,
 				  kd->area.sector_size, &nr);
+	/* Others' blocks behind those of a locked owner go their own way. */
+	kc_accept(io, nr);
 	io->conv.ks = kc_keyslot_get(&kd->keys.slots, io->claim.slot);
 	if (unlikely(!io->conv.ks))
 		return kc_kill_locked(io, io->claim.slot);
-	return kc_change_map(io, index, nr);
+	return kc_change_map(io, index);
 }
 
 static int kc_discard_map(struct kc_io *io, u32 index, unsigned int nr)
 {
-	if (!kc_keyslot_valid(&io->t->kd->keys.slots, KC_SLOT_DEVICE)) {
-		io->claim.nr = nr;
+	kc_accept(io, nr);
+	if (!kc_keyslot_valid(&io->t->kd->keys.slots, KC_SLOT_DEVICE))
 		return kc_kill_locked(io, KC_SLOT_DEVICE);
-	}
 	io->claim.slot = KC_SLOT_NONE;
-	return kc_change_map(io, index, nr);
+	return kc_change_map(io, index);
 }
 
 /**
