@@ -716,8 +716,9 @@ static void kc_journal_ask(struct kc_journal *j, bool *flag,
 		*flag = true;
 	if (entry)
 		list_add_tail(entry, list);
-	spin_unlock_irqrestore(&j->lock, flags);
+	/* Under the lock: without it who waits may be served, and the device gone. */
 	queue_work(j->wq, &j->work);
+	spin_unlock_irqrestore(&j->lock, flags);
 }
 
 static void kc_journal_timer(struct work_struct *work)
