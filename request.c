@@ -11,6 +11,7 @@
 #include <linux/slab.h>
 
 #include "compat.h"
+#include "error.h"
 #include "request.h"
 #include "trace.h"
 
@@ -471,6 +472,7 @@ static struct kc_io *kc_read_split(struct kc_io *io, unsigned int nr)
 
 	split = bio_split(io->bio, nr << t->kd->area.block_shift, GFP_NOIO,
 			  &t->split_bs);
+	split->bi_opf &= ~REQ_POLLED;	/* dm polls its own clone only */
 	bio_chain(split, io->bio);
 	part = (void *)split - t->io_size;
 	kc_io_init(part, t, split, io->base);
@@ -584,6 +586,12 @@ static int kc_write_map(struct kc_io *io, u32 index, unsigned int nr)
 				     kd->area.block_shift);
 	io->claim.slot = kc_whose(&kd->keys, io->t->owner_kind, io->bio,
 				  kd->area.sector_size, &nr);
+	if (unlikely(!nr)) {
+		DMERR_LIMIT("%s: write at block %llu is not in pieces of %u bytes",
+			    dm_device_name(kd->area.md), io->claim.block,
+			    kd->area.sector_size);
+		return DM_MAPIO_KILL;
+	}
 	/* Others' blocks behind those of a locked owner go their own way. */
 	kc_accept(io, nr);
 	io->conv.ks = kc_keyslot_get(&kd->keys.slots, io->claim.slot);

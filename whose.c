@@ -78,10 +78,13 @@ static const void *kc_folio_source(struct folio *folio, bool direct)
 	struct inode *inode;
 
 	/* The zero page is what memory nobody has written to looks like. */
-	if (folio_test_anon(folio) || is_zero_pfn(folio_pfn(folio)))
+	if (is_zero_pfn(folio_pfn(folio)))
 		return current;
+	/* A slab's word in the place of the mapping may look like anything. */
 	if (folio_test_slab(folio) || folio_test_reserved(folio))
 		return NULL;
+	if (folio_test_anon(folio))
+		return current;
 	mapping = folio_mapping(folio);
 	inode = mapping ? READ_ONCE(mapping->host) : NULL;
 	if (!inode)
@@ -109,6 +112,18 @@ static u16 kc_owner_of_source(struct kc_keys *keys, enum kc_owner_kind kind,
 	return kc_owner_of_inode(keys, kind, (struct inode *)source);
 }
 
+/*
+ * Does the vector at @iter, of which a block is next, consist of blocks?  The queue limits
+ * bind only programs; a driver above may build anything.
+ */
+static bool kc_vector_of_blocks(struct bio *bio, struct bvec_iter iter,
+				unsigned int block_size)
+{
+	struct bio_vec bv = mp_bvec_iter_bvec(bio->bi_io_vec, iter);
+
+	return !((bv.bv_offset | bv.bv_len) & (block_size - 1));
+}
+
 /**
  * kc_whose() - owner of the first blocks of a write
  * @keys:	the keys of a device
@@ -118,7 +133,8 @@ static u16 kc_owner_of_source(struct kc_keys *keys, enum kc_owner_kind kind,
  * @nr_blocks:	in: how many blocks to look at; out: how many have this owner
  *
  * Context of ->map().
- * Return: the key slot.
+ * Return: the key slot.  @nr_blocks is 0 if the first block is not in one piece of
+ * memory: no page has been looked at.
  */
 u16 kc_whose(struct kc_keys *keys, enum kc_owner_kind kind, struct bio *bio,
 	     unsigned int block_size, unsigned int *nr_blocks)
@@ -133,6 +149,9 @@ u16 kc_whose(struct kc_keys *keys, enum kc_owner_kind kind, struct bio *bio,
 		return KC_SLOT_DEVICE;
 	rcu_read_lock();
 	for (n = 0; n < *nr_blocks; n++) {
+		if ((!n || !iter.bi_bvec_done) &&
+		    unlikely(!kc_vector_of_blocks(bio, iter, block_size)))
+			break;
 		folio = page_folio(bio_iter_page(bio, iter));
 		if (folio != seen) {
 			seen = folio;
