@@ -116,16 +116,37 @@ void kc_mapblk_unpin(struct kc_keymap *map, struct kc_mapblk *mb)
 		wake_up_all(&map->idle);
 }
 
-/* Takes an unused clean map block out of the hash. */
-static bool kc_mapblk_evict(struct kc_mapblk *mb)
+/*
+ * Is a map block in use?  Who uses it passes it on in this order, each with a full
+ * barrier: users become pins (a claim is parked, or a change) before they are dropped,
+ * and pins become UNLOGGED; so it is not missed on its way (evict-pins, evict-flags).
+ * Back, from a pin to users in kc_mapblk_get(), VALID is looked at.
+ */
+static bool kc_mapblk_in_use(const struct kc_mapblk *mb)
 {
 	const unsigned long in_use = BIT(KC_MB_LOADING) | BIT(KC_MB_UNLOGGED) |
 				     BIT(KC_MB_DIRTY) | BIT(KC_MB_WRITING);
-	bool valid = test_and_clear_bit(KC_MB_VALID, &mb->flags);
 
-	smp_mb__after_atomic();	/* with kc_mapblk_get_fast() */
-	if (atomic_read(&mb->users) || atomic_read(&mb->pins) ||
-	    READ_ONCE(mb->flags) & in_use) {
+	if (atomic_read(&mb->users))
+		return true;
+	smp_rmb();
+	if (atomic_read(&mb->pins))
+		return true;
+	smp_rmb();
+	return READ_ONCE(mb->flags) & in_use;
+}
+
+/* Takes an unused clean map block out of the hash; map->lock held. */
+static bool kc_mapblk_evict(struct kc_mapblk *mb)
+{
+	bool valid;
+
+	/* What is plainly in use stays VALID all the time. */
+	if (kc_mapblk_in_use(mb))
+		return false;
+	valid = test_and_clear_bit(KC_MB_VALID, &mb->flags);
+	smp_mb__after_atomic();	/* before users: with kc_mapblk_get_fast() */
+	if (kc_mapblk_in_use(mb)) {
 		if (valid)
 			set_bit(KC_MB_VALID, &mb->flags);
 		return false;
@@ -295,7 +316,7 @@ static bool kc_mapblk_take_found(struct kc_keymap *map, struct kc_mapblk *mb,
 	atomic_inc(&mb->users);
 	smp_mb__after_atomic();	/* as in kc_mapblk_get_fast() */
 	kc_mapblk_unpin(map, mb);
-	if (READ_ONCE(mb->index) == index && test_bit(KC_MB_VALID, &mb->flags)) {
+	if (kc_mapblk_is(mb, index)) {
 		set_bit(KC_MB_REFERENCED, &mb->flags);
 		return true;
 	}

@@ -195,6 +195,18 @@ static inline struct hlist_head *kc_bucket(struct kc_keymap *map, u32 index)
 	return &map->hash[hash_32(index, map->hash_bits)];
 }
 
+/*
+ * Is a map block whose users have just been taken the one that is wanted?  VALID before
+ * index and entries: if it was VALID for another index before, its eviction has seen the
+ * users and has not taken place (evict-get); if it is anew, the index and the entries are
+ * those it was made VALID for (load-entries).
+ */
+static inline bool kc_mapblk_is(const struct kc_mapblk *mb, u32 index)
+{
+	return test_bit_acquire(KC_MB_VALID, &mb->flags) &&
+	       READ_ONCE(mb->index) == index;
+}
+
 /**
  * kc_mapblk_get_fast() - find a map block in memory
  * @map:	the key map
@@ -213,9 +225,9 @@ static inline struct kc_mapblk *kc_mapblk_get_fast(struct kc_keymap *map, u32 in
 		if (READ_ONCE(mb->index) != index)
 			continue;
 		atomic_inc(&mb->users);
-		smp_mb__after_atomic();	/* with kc_mapblk_evict() and kc_claim_drain() */
-		if (likely(READ_ONCE(mb->index) == index &&
-			   test_bit(KC_MB_VALID, &mb->flags))) {
+		/* users before flags: evict-get, drain (tests/model/litmus) */
+		smp_mb__after_atomic();
+		if (likely(kc_mapblk_is(mb, index))) {
 			if (!test_bit(KC_MB_REFERENCED, &mb->flags))
 				set_bit(KC_MB_REFERENCED, &mb->flags);
 			rcu_read_unlock();
