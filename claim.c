@@ -75,7 +75,7 @@ static unsigned int kc_claim_look(struct kc_claims *claims, struct kc_claim *cla
 			continue;
 		claim->flags |= KC_CLAIM_CHANGE;
 		/* A discard takes the entries of destroyed owners away as well. */
-		if (claim->slot == KC_SLOT_NONE || !kc_slot_vacant(claims->area, old))
+		if (claim->slot == KC_SLOT_NONE || kc_slot_kept(claims->area, old))
 			reassigned++;
 	}
 	return reassigned;
@@ -208,7 +208,7 @@ static void kc_claim_unsettle(struct kc_claims *claims, struct kc_claim *claim)
 
 	for (i = claim->first; i < claim->first + claim->nr; i++) {
 		old = kc_entry(mb, i);
-		if (!kc_slot_vacant(claims->area, old) && old != claim->slot)
+		if (kc_slot_kept(claims->area, old) && old != claim->slot)
 			__set_bit(i, mb->unsettled);
 	}
 	set_bit(KC_MB_UNSETTLED, &mb->flags);

@@ -55,6 +55,7 @@
 #define KC_SLOT_NONE		0	/* unassigned: never written, or discarded */
 #define KC_SLOT_DEVICE		1	/* the device key */
 #define KC_SLOT_FIRST_OWNER	2
+#define KC_SLOT_DAMAGED		0xffff	/* of a map block that could not be read */
 
 #define KC_UUID_SIZE		16
 #define KC_SALT_SIZE		32

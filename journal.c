@@ -70,6 +70,13 @@ static struct kc_disk_journal *kc_journal_block(struct kc_journal *j, unsigned i
 	return (void *)(j->buf + i * KC_BLOCK_SIZE + KC_NONCE_SIZE);
 }
 
+/* Forgets what is in the buffer; it is not sealed. */
+static void kc_journal_drop(struct kc_journal *j)
+{
+	memzero_explicit(j->buf, j->fill * KC_BLOCK_SIZE);
+	j->fill = 0;
+}
+
 /* Writes an anchor for the tail, or says why not. */
 static int kc_journal_anchor(struct kc_journal *j, u64 tail, u32 flags)
 {
@@ -140,9 +147,9 @@ static int kc_write_snapshots(struct kc_journal *j, struct kc_mapblk **mbs,
 			.count = KC_BLOCK_SECTORS,
 		};
 
-		kc_seal_block(&j->area->sealer, KC_KIND_MAP, area_block, buf);
 		atomic_inc(&batch.pending);
-		if (kc_dm_io(&req, &where))
+		if (kc_seal_block(&j->area->sealer, KC_KIND_MAP, area_block, buf) ||
+		    kc_dm_io(&req, &where))
 			kc_batch_endio(1, &batch);
 	}
 	kc_batch_put(&batch);
@@ -326,8 +333,11 @@ static int kc_journal_write(struct kc_journal *j, bool durable)
 		return 0;
 	for (i = 0; i < j->fill; i++) {
 		kc_journal_block(j, i)->durable = cpu_to_le64(durable_seq);
-		kc_seal(&j->area->sealer, KC_KIND_JOURNAL, (area_block + i) * KC_BLOCK_SECTORS,
-			j->buf + i * KC_BLOCK_SIZE, KC_BLOCK_SIZE);
+		r = kc_seal(&j->area->sealer, KC_KIND_JOURNAL,
+			    (area_block + i) * KC_BLOCK_SECTORS,
+			    j->buf + i * KC_BLOCK_SIZE, KC_BLOCK_SIZE);
+		if (r)
+			goto failed;
 	}
 	if (j->settling && !j->area->same_bdev) {
 		r = kc_flush(j, j->area->data_bdev);
@@ -357,7 +367,7 @@ failed:
 	kc_area_fail(j->area, "journal", r);
 	j->failed = true;
 	j->settling = false;
-	j->fill = 0;
+	kc_journal_drop(j);
 	return r;
 }
 
@@ -515,7 +525,7 @@ static int kc_commit(struct kc_journal *j, struct list_head *unlogged, bool dura
 		r = kc_journal_write(j, durable);
 	if (r) {
 		j->failed = true;
-		j->fill = 0;
+		kc_journal_drop(j);
 		kc_journal_settled(j, false);
 	}
 	return r;
@@ -574,7 +584,7 @@ static int kc_intent_log(struct kc_journal *j, struct kc_claim *claim)
 	for (at = 0; at < claim->nr; at += n) {
 		for (n = 1; at + n < claim->nr && entries[at + n] == entries[at]; n++)
 			;
-		if (kc_slot_vacant(j->area, le16_to_cpu(entries[at])) ||
+		if (!kc_slot_kept(j->area, le16_to_cpu(entries[at])) ||
 		    entries[at] == cpu_to_le16(claim->slot))
 			continue;
 		r = kc_intent_log_run(j, claim, at, n, entries[at]);
@@ -598,7 +608,7 @@ static void kc_intents_go(struct kc_journal *j, struct list_head *ready, int err
 
 	if (!error)
 		error = kc_journal_write(j, true);
-	j->fill = 0;
+	kc_journal_drop(j);
 	list_for_each_entry_safe(claim, tmp, ready, list) {
 		list_del_init(&claim->list);
 		claim->ops->intended(claim, error ? -EIO : 0);
@@ -942,9 +952,12 @@ static int kc_replay_intent(struct kc_journal *j, u64 block, u64 sum, u16 slot, 
 	};
 	int r = kc_dm_io(&req, &where);
 
-	if (r) {
-		kc_error("cannot read block %llu to see whose it is", block);
+	if (r == -ENOMEM)
 		return r;
+	if (r) {
+		DMWARN_LIMIT("%s: block %llu cannot be read (%d) to see whose it is: it keeps slot %u",
+			     dm_device_name(j->area->md), block, r, old);
+		return old;
 	}
 	return kc_sum(&j->area->sealer, j->snap, j->area->sector_size) == sum ? slot : old;
 }
@@ -1078,15 +1091,17 @@ static int kc_replay_record(struct kc_journal *j, const struct kc_disk_record *r
  * struct kc_journal_reader - reads the journal, many blocks at once
  * @at:		first area block in the journal's buffer
  * @nr:		how many it has
+ * @unreadable:	one could not be read
  */
 struct kc_journal_reader {
 	u64 at;
 	unsigned int nr;
+	bool unreadable;
 };
 
 /*
  * Reads the journal block @seq would be in.  Return: NULL if there is none in
- * its place, or an ERR_PTR() with an error said.
+ * its place, or it cannot be read.
  */
 static const struct kc_disk_journal *
 kc_journal_read(struct kc_journal *j, struct kc_journal_reader *reader, u64 seq)
@@ -1102,13 +1117,20 @@ kc_journal_read(struct kc_journal *j, struct kc_journal_reader *reader, u64 seq)
 				   j->area->layout.journal_blocks - pos);
 		r = kc_area_io(j->area, REQ_OP_READ, area_block, j->buf,
 			       reader->nr);
+		if (r && reader->nr > 1) {
+			reader->nr = 1;
+			r = kc_area_io(j->area, REQ_OP_READ, area_block, j->buf, 1);
+		}
 		if (r) {
-			kc_error("cannot read journal block %llu", seq);
-			return ERR_PTR(r);
+			reader->nr = 0;
+			reader->unreadable = true;
+			DMWARN_LIMIT("%s: journal block %llu cannot be read (%d)",
+				     dm_device_name(j->area->md), seq, r);
+			return NULL;
 		}
 	}
 	i = area_block - reader->at;
-	if (!kc_unseal(&j->area->sealer, KC_KIND_JOURNAL, area_block * KC_BLOCK_SECTORS,
+	if (kc_unseal(&j->area->sealer, KC_KIND_JOURNAL, area_block * KC_BLOCK_SECTORS,
 		       j->buf + i * KC_BLOCK_SIZE, KC_BLOCK_SIZE))
 		return NULL;
 	return kc_journal_block(j, i);
@@ -1130,8 +1152,6 @@ static int kc_journal_scan(struct kc_journal *j, u64 tail, u64 durable, u64 *end
 	for (seq = tail; seq - tail < j->area->layout.journal_blocks; seq++) {
 		cond_resched();
 		dj = kc_journal_read(j, &reader, seq);
-		if (IS_ERR(dj))
-			return PTR_ERR(dj);
 		if (!ended && (!dj || le64_to_cpu(dj->seq) != seq)) {
 			ended = true;
 			*end = seq;
@@ -1145,11 +1165,15 @@ static int kc_journal_scan(struct kc_journal *j, u64 tail, u64 durable, u64 *end
 	}
 	if (!ended)
 		*end = seq;
-	if (*end < durable) {
+	if (*end >= durable)
+		return 0;
+	if (j->area->mode != KC_RO || !reader.unreadable) {
 		kc_error("journal block %llu is damaged: all up to %llu were durable",
 			 *end, durable - 1);
 		return -EBADMSG;
 	}
+	DMWARN("%s: journal block %llu cannot be read, all up to %llu were durable: blocks changed since read as before",
+	       dm_device_name(j->area->md), *end, durable - 1);
 	return 0;
 }
 
@@ -1165,8 +1189,6 @@ static int kc_journal_replay(struct kc_journal *j, u64 tail, u64 end)
 	for (seq = tail; seq < end; seq++) {
 		cond_resched();
 		dj = kc_journal_read(j, &reader, seq);
-		if (IS_ERR(dj))
-			return PTR_ERR(dj);
 		if (!dj || le64_to_cpu(dj->seq) != seq) {
 			kc_error("journal block %llu changes from one read to the next", seq);
 			return -EBADMSG;
@@ -1209,6 +1231,7 @@ int kc_journal_recover(struct kc_journal *j)
 	r = kc_journal_scan(j, tail, durable, &end);
 	if (!r)
 		r = kc_journal_replay(j, tail, end);
+	memzero_explicit(j->buf, KC_JOURNAL_BATCH * KC_BLOCK_SIZE);
 	if (r)
 		return r;
 	if (j->area->mode != KC_RW) {

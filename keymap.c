@@ -24,7 +24,7 @@ static struct kc_mapblk *kc_mapblk_alloc(struct kc_keymap *map, gfp_t gfp)
 
 	if (!mb)
 		return NULL;
-	mb->entries = kmalloc_array(KC_ENTRIES, sizeof(*mb->entries), gfp);
+	mb->entries = kmalloc(KC_BLOCK_SIZE, gfp);
 	if (!mb->entries) {
 		kfree(mb);
 		return NULL;
@@ -42,7 +42,7 @@ static void kc_mapblk_free(struct kc_keymap *map, struct kc_mapblk *mb)
 {
 	list_del(&mb->list);
 	map->nr_blocks--;
-	kfree(mb->entries);
+	kfree_sensitive(mb->entries);
 	kfree(mb);
 }
 
@@ -191,18 +191,18 @@ void kc_keymap_resize(struct kc_keymap *map, unsigned int max_blocks)
 /* A map block to load something into; map->lock held. */
 static struct kc_mapblk *kc_mapblk_take(struct kc_keymap *map)
 {
+	const gfp_t gfp = GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN;
 	struct kc_mapblk *mb, *tmp, *taken = NULL;
 	unsigned int i;
 
-	/* Read-only, what recovery changed cannot be written: let it grow. */
-	if (map->nr_blocks < map->max_blocks || map->area->mode == KC_RO) {
+	if (map->nr_blocks < map->max_blocks) {
 		/* Unused ones are in front. */
 		mb = list_first_entry(&map->blocks, struct kc_mapblk, list);
 		if (mb->index == KC_NO_INDEX && kc_mapblk_evict(mb)) {
 			list_move_tail(&mb->list, &map->blocks);
 			return mb;
 		}
-		mb = kc_mapblk_alloc(map, GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN);
+		mb = kc_mapblk_alloc(map, gfp);
 		if (mb)
 			return mb;
 	}
@@ -220,31 +220,83 @@ static struct kc_mapblk *kc_mapblk_take(struct kc_keymap *map)
 	}
 	if (taken)
 		list_move_tail(&taken->list, &map->blocks);
+	else if (map->area->mode == KC_RO)
+		/* What recovery changed cannot be written: let it grow. */
+		taken = kc_mapblk_alloc(map, gfp);
 	return taken;
 }
 
-static int kc_mapblk_load(struct kc_keymap *map, struct kc_mapblk *mb, u8 *buf)
+/* Reads a map block's entries into @entries, by way of @buf. */
+static int kc_map_read(struct kc_keymap *map, u32 index, __le16 *entries, u8 *buf)
 {
-	u64 area_block = map->area->layout.map + mb->index;
+	struct kc_area *area = map->area;
+	u64 area_block = area->layout.map + index;
 	unsigned int u;
 	int r;
 
-	if (!kc_area_test_state(map->area, mb->index)) {
-		memset(mb->entries, 0, KC_ENTRIES * sizeof(*mb->entries));
+	if (!kc_area_test_state(area, index)) {
+		memset(entries, 0, KC_ENTRIES * sizeof(*entries));
 		return 0;
 	}
-	r = kc_area_io(map->area, REQ_OP_READ, area_block, buf, 1);
-	if (!r)
-		r = kc_unseal_block(&map->area->sealer, KC_KIND_MAP, area_block, buf);
-	if (r) {
-		DMERR_LIMIT("%s: map block %u %s", dm_device_name(map->area->md), mb->index,
+	r = kc_area_io(area, REQ_OP_READ, area_block, buf, 1);
+	for (u = 0; !r && u < KC_UNITS; u++)
+		r = kc_unseal_to(&area->sealer, KC_KIND_MAP,
+				 area_block * KC_BLOCK_SECTORS + u,
+				 buf + u * KC_UNIT_SIZE, KC_UNIT_SIZE,
+				 (u8 *)(entries + u * KC_ENTRIES_PER_UNIT));
+	if (r && r != -ENOKEY)
+		DMERR_LIMIT("%s: map block %u %s", dm_device_name(area->md), index,
 			    r == -EBADMSG ? "is not authentic" : "cannot be read");
-		return r;
+	return r;
+}
+
+/* Seals entries where they are, since their key goes; they are needed when it is back. */
+static int kc_mapblk_seal(struct kc_keymap *map, struct kc_mapblk *mb)
+{
+	u8 *block = (u8 *)mb->entries;
+	unsigned int u = KC_UNITS;
+
+	while (u--)
+		memmove(kc_payload(block, u), block + u * KC_UNIT_PAYLOAD, KC_UNIT_PAYLOAD);
+	return kc_seal_block(&map->area->sealer, KC_KIND_MAP,
+			     map->area->layout.map + mb->index, block);
+}
+
+static int kc_mapblk_unseal(struct kc_keymap *map, struct kc_mapblk *mb)
+{
+	u8 *block = (u8 *)mb->entries;
+	unsigned int u;
+	int r;
+
+	r = kc_unseal_block(&map->area->sealer, KC_KIND_MAP,
+			    map->area->layout.map + mb->index, block);
+	for (u = 0; !r && u < KC_UNITS; u++)
+		memmove(block + u * KC_UNIT_PAYLOAD, kc_payload(block, u), KC_UNIT_PAYLOAD);
+	return r;
+}
+
+static int kc_mapblk_load(struct kc_keymap *map, struct kc_mapblk *mb)
+{
+	struct page *page;
+	int r;
+
+	if (test_bit(KC_MB_SEALED, &mb->flags))
+		return kc_mapblk_unseal(map, mb);
+	page = mempool_alloc(&map->load_pool, GFP_NOIO);
+	r = kc_map_read(map, mb->index, mb->entries, page_address(page));
+	mempool_free(page, &map->load_pool);
+	/*
+	 * In recovery the journal knows some of its entries, and the device needs
+	 * no more.  The others are lost, or what the disk gives later would lack
+	 * what is logged now.
+	 */
+	if (r && r != -ENOMEM && r != -ENOKEY && map->recovering) {
+		DMWARN("%s: map block %u is lost, but for what the journal has",
+		       dm_device_name(map->area->md), mb->index);
+		memset(mb->entries, 0xff, KC_ENTRIES * sizeof(*mb->entries));
+		r = 0;
 	}
-	for (u = 0; u < KC_UNITS; u++)
-		memcpy(mb->entries + u * KC_ENTRIES_PER_UNIT,
-		       kc_payload(buf, u), KC_UNIT_PAYLOAD);
-	return 0;
+	return r;
 }
 
 static struct kc_mapblk *kc_mapblk_find(struct kc_keymap *map, u32 index)
@@ -282,21 +334,19 @@ static int kc_keymap_wait_clean(struct kc_keymap *map, unsigned int tries)
 /* Reads what the others wait for in kc_mapblk_get(); @mb is in the hash. */
 static int kc_mapblk_fill(struct kc_keymap *map, struct kc_mapblk *mb)
 {
-	struct page *page;
-	int r;
-
-	page = mempool_alloc(&map->load_pool, GFP_NOIO);
-	r = kc_mapblk_load(map, mb, page_address(page));
-	mempool_free(page, &map->load_pool);
+	int r = kc_mapblk_load(map, mb);
 
 	mutex_lock(&map->lock);
-	if (r) {
+	if (r && test_bit(KC_MB_SEALED, &mb->flags)) {
+		/* It stays as it is. */
+	} else if (r) {
 		hlist_del_init_rcu(&mb->hash);
 		WRITE_ONCE(mb->index, KC_NO_INDEX);
 		list_move(&mb->list, &map->blocks);
 	} else {
 		atomic_inc(&mb->users);
 		set_bit(KC_MB_REFERENCED, &mb->flags);
+		clear_bit(KC_MB_SEALED, &mb->flags);
 		smp_mb__before_atomic();	/* entries before the mark */
 		set_bit(KC_MB_VALID, &mb->flags);
 	}
@@ -341,21 +391,27 @@ struct kc_mapblk *kc_mapblk_get(struct kc_keymap *map, u32 index)
 
 	for (;;) {
 		mutex_lock(&map->lock);
+		if (map->closed) {
+			mutex_unlock(&map->lock);
+			return ERR_PTR(-ENOKEY);
+		}
 		mb = kc_mapblk_find(map, index);
-		if (mb) {
+		if (mb && (!test_bit(KC_MB_SEALED, &mb->flags) ||
+			   test_bit(KC_MB_LOADING, &mb->flags))) {
 			atomic_inc(&mb->pins);
 			mutex_unlock(&map->lock);
 			if (kc_mapblk_take_found(map, mb, index))
 				return mb;
 			continue;
 		}
-		if (!map->area->sealer.ready) {
-			mutex_unlock(&map->lock);
-			return ERR_PTR(-ENOKEY);
-		}
-		mb = kc_mapblk_take(map);
 		if (mb)
 			break;
+		mb = kc_mapblk_take(map);
+		if (mb) {
+			WRITE_ONCE(mb->index, index);
+			hlist_add_head_rcu(&mb->hash, kc_bucket(map, index));
+			break;
+		}
 		/* All in use or dirty: write some back, and wait for any. */
 		r = kc_keymap_wait_clean(map, ++tries);
 		if (r)
@@ -363,8 +419,6 @@ struct kc_mapblk *kc_mapblk_get(struct kc_keymap *map, u32 index)
 	}
 	atomic_inc(&mb->pins);
 	set_bit(KC_MB_LOADING, &mb->flags);
-	WRITE_ONCE(mb->index, index);
-	hlist_add_head_rcu(&mb->hash, kc_bucket(map, index));
 	mutex_unlock(&map->lock);
 	r = kc_mapblk_fill(map, mb);
 	return r ? ERR_PTR(r) : mb;
@@ -393,19 +447,59 @@ void kc_mapblk_restart(struct kc_keymap *map, struct list_head *parked)
 
 /* ---- the whole map ---- */
 
+static void kc_map_copy(__le16 *to, const struct kc_mapblk *mb)
+{
+	unsigned int i;
+
+	for (i = 0; i < KC_ENTRIES; i++)
+		to[i] = READ_ONCE(mb->entries[i]);
+}
+
+/*
+ * Copies the entries of a map block, without bringing it into the cache.  What is in
+ * memory counts, and eviction hides it for a moment from kc_mapblk_get_fast(); so if it is
+ * not there, that is so only if it was not there under the lock, before and after
+ * the disk has been read.
+ */
+static int kc_map_peek(struct kc_keymap *map, u32 index, __le16 *entries, u8 *buf)
+{
+	bool cached, read = false;
+	struct kc_mapblk *mb;
+	int r = 0;
+
+	for (;;) {
+		mutex_lock(&map->lock);
+		cached = kc_mapblk_find(map, index);
+		mutex_unlock(&map->lock);
+		if (!cached && read)
+			return r;
+		if (cached)
+			break;
+		r = kc_map_read(map, index, entries, buf);
+		read = true;
+	}
+	mb = kc_mapblk_get(map, index);
+	if (IS_ERR(mb))
+		return PTR_ERR(mb);
+	kc_map_copy(entries, mb);
+	kc_mapblk_put(map, mb);
+	return 0;
+}
+
 /**
  * kc_keymap_count() - count the blocks of each slot
  * @map:	the key map
- * @counts:	map->area->nr_slots counters, zero; entries beyond are not counted
+ * @counts:	area->nr_slots counters, zero; entries beyond are not counted
  *
  * Reads every map block ever written, without bringing them into the cache.
  * Changes meanwhile are counted or not.  Process context; gives up on a fatal
- * signal.
+ * signal, or, with -EBUSY, when the device is to be suspended.
  * Return: 0 or a negative errno.
  */
 int kc_keymap_count(struct kc_keymap *map, u64 *counts)
 {
-	struct kc_mapblk copy = {}, *mb;
+	struct kc_mapblk *mb;
+	__le16 *entries;
 	unsigned int i;
 	u32 index;
 	u8 *buf;
@@ -413,62 +507,90 @@ int kc_keymap_count(struct kc_keymap *map, u64 *counts)
 	int r = 0;
 
 	buf = kmalloc(KC_BLOCK_SIZE, GFP_KERNEL);
-	copy.entries = kmalloc_array(KC_ENTRIES, sizeof(*copy.entries), GFP_KERNEL);
-	if (!buf || !copy.entries) {
+	entries = kmalloc_array(KC_ENTRIES, sizeof(*entries), GFP_KERNEL);
+	if (!buf || !entries)
 		r = -ENOMEM;
-		goto out;
-	}
-	for (index = 0; index < map->area->layout.map_blocks; index++) {
+	for (index = 0; !r && index < map->area->layout.map_blocks; index++) {
 		mb = kc_mapblk_get_fast(map, index);
 		if (mb) {
-			memcpy(copy.entries, mb->entries,
-			       KC_ENTRIES * sizeof(*copy.entries));
+			kc_map_copy(entries, mb);
 			kc_mapblk_put(map, mb);
-		} else if (kc_area_test_state(map->area, index)) {
-			copy.index = index;
-			r = kc_mapblk_load(map, &copy, buf);
 		} else {
-			continue;
+			r = kc_map_peek(map, index, entries, buf);
 		}
 		if (!r && fatal_signal_pending(current))
 			r = -EINTR;
-		if (r)
-			break;
-		for (i = 0; i < KC_ENTRIES; i++) {
-			slot = le16_to_cpu(copy.entries[i]);
+		else if (!r && READ_ONCE(map->suspending))
+			r = -EBUSY;
+		for (i = 0; !r && i < KC_ENTRIES; i++) {
+			slot = le16_to_cpu(entries[i]);
 			if (slot < map->area->nr_slots)
 				counts[slot]++;
 		}
 		cond_resched();
 	}
-out:
-	kfree(copy.entries);
+	kfree_sensitive(entries);
 	kfree(buf);
 	return r;
 }
 
+/* What the map holds of a map block leaves memory; map->lock held. */
+static bool kc_mapblk_close(struct kc_keymap *map, struct kc_mapblk *mb)
+{
+	if (kc_mapblk_evict(mb)) {
+		memzero_explicit(mb->entries, KC_BLOCK_SIZE);
+		return true;
+	}
+	/* What could not be written is wanted when the key is back. */
+	if (map->area->mode == KC_RW || test_bit(KC_MB_LOADING, &mb->flags) ||
+	    test_bit(KC_MB_WRITING, &mb->flags))
+		return false;
+	if (test_bit(KC_MB_SEALED, &mb->flags))
+		return true;
+	clear_bit(KC_MB_VALID, &mb->flags);
+	smp_mb__after_atomic();	/* before users: with kc_mapblk_get_fast() */
+	if (!atomic_read(&mb->users) && !atomic_read(&mb->pins)) {
+		set_bit(KC_MB_SEALED, &mb->flags);
+		return !kc_mapblk_seal(map, mb);
+	}
+	set_bit(KC_MB_VALID, &mb->flags);
+	return false;
+}
+
 /**
- * kc_keymap_drop() - drop the map from memory
- * @map:	the key map of a device that takes no more bios, durable in place
+ * kc_keymap_close() - drop the map from memory, since the device key is gone
+ * @map:	the key map; of a device that is read-write it is durable in place
  *
- * Process context.
+ * Only when it returns true may the sealing key be wiped: from then on, and until
+ * kc_keymap_reopen(), no map block is loaded, so nobody has anything to
+ * seal.  Process context.
  * Return: false if bios are still under way; try again.
  */
-bool kc_keymap_drop(struct kc_keymap *map)
+bool kc_keymap_close(struct kc_keymap *map)
 {
 	struct kc_mapblk *mb;
 	bool all = true;
 
 	mutex_lock(&map->lock);
-	list_for_each_entry(mb, &map->blocks, list) {
-		if (mb->index == KC_NO_INDEX)
-			continue;
-		if (kc_mapblk_evict(mb))
-			memzero_explicit(mb->entries,
-					 KC_ENTRIES * sizeof(*mb->entries));
-		else
+	list_for_each_entry(mb, &map->blocks, list)
+		if (mb->index != KC_NO_INDEX && !kc_mapblk_close(map, mb))
 			all = false;
-	}
+	WRITE_ONCE(map->closed, all);
 	mutex_unlock(&map->lock);
-	return all || map->area->mode != KC_RW;
+	return all;
+}
+
+/**
+ * kc_keymap_reopen() - the device key is back
+ * @map:	the key map
+ *
+ * Process context.
+ */
+void kc_keymap_reopen(struct kc_keymap *map)
+{
+	if (!READ_ONCE(map->closed))
+		return;
+	mutex_lock(&map->lock);
+	WRITE_ONCE(map->closed, false);
+	mutex_unlock(&map->lock);
 }

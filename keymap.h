@@ -72,6 +72,7 @@ enum kc_mapblk_flags {
 	KC_MB_DIRTY,		/* on the journal's dirty list */
 	KC_MB_WRITING,		/* its snapshot is being written */
 	KC_MB_UNSETTLED,	/* unsettled is not empty */
+	KC_MB_SEALED,		/* @entries are sealed units, since the device key is gone */
 };
 
 /**
@@ -94,7 +95,7 @@ enum kc_mapblk_flags {
  * @intents:	intents in the journal whose data is being written
  * @parked:	parked claims (struct kc_claim.list)
  * @first_seq:	first journal block with a change not yet written in place
- * @entries:	KC_ENTRIES key slots, little endian
+ * @entries:	KC_ENTRIES key slots, little endian; room for them to be sealed
  * @busy:	blocks with a change under way
  * @unlogged:	blocks with a change not yet in the journal
  * @unsettled:	blocks whose content only an intent vouches for; their change is
@@ -138,6 +139,8 @@ struct kc_mapblk {
  *		none, or it has become clean
  * @loaded:	for a map block to be loaded
  * @load_pool:	area blocks to read into
+ * @closed:	the device key is gone: no map block may be loaded
+ * @suspending:	whoever walks the map is to give up
  * @recovering:	nothing makes map blocks clean: do not wait for one
  * @want_clean:	called when clean map blocks are needed; any context
  */
@@ -152,6 +155,8 @@ struct kc_keymap {
 	wait_queue_head_t idle;
 	wait_queue_head_t loaded;
 	mempool_t load_pool;
+	bool closed;
+	bool suspending;
 	bool recovering;
 	void (*want_clean)(struct kc_keymap *map);
 };
@@ -161,7 +166,8 @@ void kc_keymap_setup(struct kc_keymap *map, struct kc_area *area,
 int kc_keymap_init(struct kc_keymap *map, unsigned int max_blocks);
 void kc_keymap_exit(struct kc_keymap *map);
 void kc_keymap_resize(struct kc_keymap *map, unsigned int max_blocks);
-bool kc_keymap_drop(struct kc_keymap *map);
+bool kc_keymap_close(struct kc_keymap *map);
+void kc_keymap_reopen(struct kc_keymap *map);
 int kc_keymap_count(struct kc_keymap *map, u64 *counts);
 struct kc_mapblk *kc_mapblk_get(struct kc_keymap *map, u32 index);
 void kc_mapblk_unpin(struct kc_keymap *map, struct kc_mapblk *mb);

@@ -6,7 +6,10 @@
 
 #include <linux/key-type.h>
 #include <linux/keyctl.h>
+#include <linux/once.h>
+#include <linux/random.h>
 #include <linux/sched.h>
+#include <linux/siphash.h>
 #include <keys/encrypted-type.h>
 #include <keys/user-type.h>
 #if IS_REACHABLE(CONFIG_TRUSTED_KEYS)
@@ -224,16 +227,15 @@ struct key *kc_key_find(const struct kc_keyref *ref, struct key **home,
 	return key;
 }
 
-/**
- * kc_key_payload() - what tells whether a key has been updated
- * @key:	the key
- *
- * Any context.
- * Return: for comparing only.
- */
-const void *kc_key_payload(const struct key *key)
+/* What tells the bytes of two keys apart, without their check value */
+static void kc_key_digest(const void *data, unsigned int size, struct kc_key_digest *digest)
 {
-	return rcu_access_pointer(key->payload.rcu_data0);
+	static siphash_key_t secret[ARRAY_SIZE(digest->word)];
+	unsigned int i;
+
+	get_random_once(secret, sizeof(secret));
+	for (i = 0; i < ARRAY_SIZE(secret); i++)
+		digest->word[i] = siphash(data, size, &secret[i]);
 }
 
 /**
@@ -241,13 +243,13 @@ const void *kc_key_payload(const struct key *key)
  * @key:	the key
  * @ref:	what was searched for
  * @buf:	gets @ref->size bytes; to be wiped by the caller
- * @payload:	gets kc_key_payload() of what was copied
+ * @digest:	gets what tells these bytes from others
  *
  * Process context.
  * Return: 0; -EKEYREVOKED and its kin; -EMSGSIZE if the key has another size.
  */
 int kc_key_copy(struct key *key, const struct kc_keyref *ref, u8 *buf,
-		const void **payload)
+		struct kc_key_digest *digest)
 {
 	const struct user_key_payload *ukp;
 	const struct encrypted_key_payload *ekp;
@@ -257,8 +259,7 @@ int kc_key_copy(struct key *key, const struct kc_keyref *ref, u8 *buf,
 
 	down_read(&key->sem);
 	r = key_validate(key);
-	*payload = kc_key_payload(key);
-	if (!r && !*payload)
+	if (!r && !rcu_access_pointer(key->payload.rcu_data0))
 		r = -EKEYREVOKED;
 	if (r)
 		goto out;
@@ -285,10 +286,12 @@ int kc_key_copy(struct key *key, const struct kc_keyref *ref, u8 *buf,
 #endif
 		break;
 	}
-	if (size == ref->size)
+	if (size == ref->size) {
 		memcpy(buf, data, size);
-	else
+		kc_key_digest(buf, size, digest);
+	} else {
 		r = -EMSGSIZE;
+	}
 out:
 	up_read(&key->sem);
 	return r;

@@ -28,7 +28,10 @@ static void kc_keyslot_free_work(struct work_struct *work)
 	crypto_free_skcipher(ks->tfm);	/* wipes it */
 	key_put(ks->key);
 	percpu_ref_exit(&ks->ref);
-	kfree(ks);
+	spin_lock(&slots->drain_lock);
+	list_del(&ks->draining);
+	spin_unlock(&slots->drain_lock);
+	kfree_sensitive(ks);
 	atomic_dec(&slots->nr_loaded);
 	wake_up(&slots->wait);
 }
@@ -45,7 +48,7 @@ static void kc_keyslot_release(struct percpu_ref *ref)
  * @slots:	the slots of a device
  * @slot:	its slot
  * @key:	the key in the keyring; the reference is taken over
- * @payload:	its payload when it was copied
+ * @digest:	of its bytes
  * @bytes:	the copy
  * @size:	in bytes
  *
@@ -53,7 +56,8 @@ static void kc_keyslot_release(struct percpu_ref *ref)
  * Return: 0 or a negative errno.
  */
 int kc_keyslot_publish(struct kc_keyslots *slots, u32 slot, struct key *key,
-		       const void *payload, const u8 *bytes, unsigned int size)
+		       const struct kc_key_digest *digest, const u8 *bytes,
+		       unsigned int size)
 {
 	struct kc_keyslot *ks;
 	int r = -ENOMEM;
@@ -64,7 +68,7 @@ int kc_keyslot_publish(struct kc_keyslots *slots, u32 slot, struct key *key,
 	ks->slots = slots;
 	ks->slot = slot;
 	ks->key = key;
-	ks->payload = payload;
+	ks->digest = *digest;
 	INIT_WORK(&ks->free_work, kc_keyslot_free_work);
 	r = percpu_ref_init(&ks->ref, kc_keyslot_release, 0, GFP_KERNEL);
 	if (r)
@@ -98,7 +102,7 @@ free_tfm:
 exit_ref:
 	percpu_ref_exit(&ks->ref);
 free:
-	kfree(ks);
+	kfree_sensitive(ks);
 put_key:
 	key_put(key);
 	return r;
@@ -124,6 +128,9 @@ void kc_keyslot_kill(struct kc_keyslots *slots, u32 slot, struct list_head *dyin
 	RCU_INIT_POINTER(slots->ks[slot], NULL);
 	percpu_ref_kill(&ks->ref);
 	list_add_tail(&ks->dying, dying);
+	spin_lock(&slots->drain_lock);
+	list_add_tail(&ks->draining, &slots->draining);
+	spin_unlock(&slots->drain_lock);
 	trace_keyed_crypt_key(slots->md, slot, KC_LOCKED);
 }
 
@@ -132,7 +139,8 @@ void kc_keyslot_kill(struct kc_keyslots *slots, u32 slot, struct list_head *dyin
  * @slots:	the slots of a device
  * @dying:	from kc_keyslot_kill()
  *
- * When it returns, no plaintext comes out of them.  Process context.
+ * When it returns, no plaintext comes out of them.  Process context; slots->lock need
+ * not be held, and should not.
  */
 void kc_keyslots_quiesce(struct kc_keyslots *slots, struct list_head *dying)
 {
@@ -214,20 +222,28 @@ bool kc_keyslot_valid(struct kc_keyslots *slots, u16 slot)
 	return valid;
 }
 
-/**
- * kc_keyslots_drained() - wait until all killed keys have been wiped
- * @slots:	the slots of a device
- *
- * Process context, slots->lock held.
- */
-void kc_keyslots_drained(struct kc_keyslots *slots)
+static bool kc_keyslot_draining(struct kc_keyslots *slots, u32 slot)
 {
-	unsigned int loaded = 0;
-	u32 slot;
+	struct kc_keyslot *ks;
+	bool found = false;
 
-	for (slot = 0; slot < slots->nr; slot++)
-		loaded += !!rcu_access_pointer(slots->ks[slot]);
-	wait_event(slots->wait, atomic_read(&slots->nr_loaded) == loaded);
+	spin_lock(&slots->drain_lock);
+	list_for_each_entry(ks, &slots->draining, draining)
+		found |= ks->slot == slot;
+	spin_unlock(&slots->drain_lock);
+	return found;
+}
+
+/**
+ * kc_keyslot_drained() - wait until a slot's locked keys have been wiped
+ * @slots:	the slots of a device
+ * @slot:	the slot; it must not be loaded again meanwhile
+ *
+ * That is when the last bio with it has ended.  Process context; needs no lock.
+ */
+void kc_keyslot_drained(struct kc_keyslots *slots, u32 slot)
+{
+	wait_event(slots->wait, !kc_keyslot_draining(slots, slot));
 }
 
 /**
@@ -259,6 +275,8 @@ void kc_keyslots_setup(struct kc_keyslots *slots, const struct kc_cipher *cipher
 	slots->wq = wq;
 	slots->invalid = invalid;
 	mutex_init(&slots->lock);
+	spin_lock_init(&slots->drain_lock);
+	INIT_LIST_HEAD(&slots->draining);
 	init_waitqueue_head(&slots->wait);
 }
 
@@ -298,8 +316,8 @@ void kc_keyslots_exit(struct kc_keyslots *slots)
 	mutex_lock(&slots->lock);
 	for (slot = 0; slot < slots->nr; slot++)
 		kc_keyslot_kill(slots, slot, &dying);
-	kc_keyslots_quiesce(slots, &dying);
 	mutex_unlock(&slots->lock);
+	kc_keyslots_quiesce(slots, &dying);
 	wait_event(slots->wait, !atomic_read(&slots->nr_loaded));
 }
 

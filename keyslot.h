@@ -12,6 +12,7 @@
 #include <crypto/skcipher.h>
 
 #include "iv.h"
+#include "keyring.h"
 
 struct mapped_device;
 
@@ -27,13 +28,12 @@ enum kc_lock_state {
  * @ref:	held by every bio under way with this key
  * @tfm:	the cipher, keyed
  * @key:	the key in the keyring; checked for validity by every bio
- * @payload:	what @key's payload was when it was copied
- * @old_key:	what @key was before a search found another with the same bytes
+ * @digest:	of its bytes
  * @slot:	its number on disk
  * @dead:	locked: no plaintext may come out of it any more
  * @async:	decryptions handed to an asynchronous cipher driver
- * @dying:	locked, but decryptions may still go on; or, alive, @old_key may
- *		still be in use
+ * @dying:	locked, but decryptions may still go on
+ * @draining:	in slots->draining, until its last bio has ended
  * @slots:	the slots of its device
  * @free_work:	frees it in process context
  *
@@ -43,12 +43,12 @@ struct kc_keyslot {
 	struct percpu_ref ref;
 	struct crypto_skcipher *tfm;
 	struct key *key;
-	const void *payload;
-	struct key *old_key;
+	struct kc_key_digest digest;
 	u16 slot;
 	bool dead;
 	atomic_t async;
 	struct list_head dying;
+	struct list_head draining;
 	struct kc_keyslots *slots;
 	struct work_struct free_work;
 };
@@ -62,6 +62,8 @@ struct kc_keyslot {
  * @driver:	implementation of the cipher all transforms use
  * @reqsize:	request context of a transform, in bytes
  * @nr_loaded:	loaded keys not yet freed
+ * @drain_lock:	protects @draining
+ * @draining:	locked keys whose last bio has not ended
  * @wait:	for keyslots to be freed, and asynchronous decryptions to end
  * @wq:		where they are freed
  * @invalid:	called when a key is found to be no longer valid; any context
@@ -75,6 +77,8 @@ struct kc_keyslots {
 	char driver[CRYPTO_MAX_ALG_NAME];
 	unsigned int reqsize;
 	atomic_t nr_loaded;
+	spinlock_t drain_lock;
+	struct list_head draining;
 	wait_queue_head_t wait;
 	struct workqueue_struct *wq;
 	void (*invalid)(struct kc_keyslots *slots);
@@ -89,10 +93,11 @@ int kc_keyslots_init(struct kc_keyslots *slots, unsigned int nr,
 void kc_keyslots_exit(struct kc_keyslots *slots);
 void kc_keyslots_free(struct kc_keyslots *slots);
 int kc_keyslot_publish(struct kc_keyslots *slots, u32 slot, struct key *key,
-		       const void *payload, const u8 *bytes, unsigned int size);
+		       const struct kc_key_digest *digest, const u8 *bytes,
+		       unsigned int size);
 void kc_keyslot_kill(struct kc_keyslots *slots, u32 slot, struct list_head *dying);
 void kc_keyslots_quiesce(struct kc_keyslots *slots, struct list_head *dying);
-void kc_keyslots_drained(struct kc_keyslots *slots);
+void kc_keyslot_drained(struct kc_keyslots *slots, u32 slot);
 struct kc_keyslot *kc_keyslot_peek(struct kc_keyslots *slots, u32 slot);
 struct kc_keyslot *kc_keyslot_get(struct kc_keyslots *slots, u16 slot);
 bool kc_keyslot_valid(struct kc_keyslots *slots, u16 slot);

@@ -254,10 +254,11 @@ static int kc_format_range(struct kc_area *area, enum kc_kind kind, u64 start,
 	for (done = 0; done < nr; done += n) {
 		n = min_t(u32, nr - done, KC_META_CHUNK);
 		memset(buf, 0, n * KC_BLOCK_SIZE);
-		for (i = 0; i < n; i++)
-			kc_seal_block(&area->sealer, kind, start + done + i,
-				      buf + i * KC_BLOCK_SIZE);
-		r = kc_area_io(area, REQ_OP_WRITE, start + done, buf, n);
+		for (i = 0, r = 0; !r && i < n; i++)
+			r = kc_seal_block(&area->sealer, kind, start + done + i,
+					  buf + i * KC_BLOCK_SIZE);
+		if (!r)
+			r = kc_area_io(area, REQ_OP_WRITE, start + done, buf, n);
 		if (r)
 			return r;
 		cond_resched();
@@ -523,6 +524,16 @@ int kc_area_read_owners(struct kc_area *area,
 	for (block = 0; block < area->layout.owner_blocks; block += n) {
 		n = min_t(u32, area->layout.owner_blocks - block, KC_META_CHUNK);
 		r = kc_area_io(area, REQ_OP_READ, KC_OWNER_START + block, buf, n);
+		if (r && n > 1) {
+			n = 1;
+			r = kc_area_io(area, REQ_OP_READ, KC_OWNER_START + block, buf, 1);
+		}
+		if (r && area->mode == KC_RO) {
+			DMWARN("%s: owner table block %u cannot be read (%d): its owners are locked",
+			       dm_device_name(area->md), block, r);
+			r = 0;
+			continue;
+		}
 		if (r) {
 			kc_error("cannot read the owner table");
 			goto out;
@@ -547,7 +558,7 @@ int kc_area_read_owners(struct kc_area *area,
 		cond_resched();
 	}
 out:
-	vfree(buf);
+	kvfree_sensitive(buf, KC_META_CHUNK * KC_BLOCK_SIZE);
 	return r;
 }
 
@@ -565,9 +576,10 @@ int kc_area_write_owners(struct kc_area *area, u32 slot, u8 *block)
 	u64 area_block = KC_OWNER_START + slot / KC_UNITS;
 	int r;
 
-	kc_seal_block(&area->sealer, KC_KIND_OWNER, area_block, block);
-	r = kc_area_io(area, REQ_OP_WRITE | REQ_PREFLUSH | REQ_FUA, area_block,
-		       block, 1);
+	r = kc_seal_block(&area->sealer, KC_KIND_OWNER, area_block, block);
+	if (!r)
+		r = kc_area_io(area, REQ_OP_WRITE | REQ_PREFLUSH | REQ_FUA, area_block,
+			       block, 1);
 	if (r)
 		kc_area_fail(area, "owner table", r);
 	return r;
@@ -615,7 +627,7 @@ int kc_area_read_anchor(struct kc_area *area, u64 *tail, u64 *durable, u32 *flag
 		r = -EINVAL;
 	}
 out:
-	kfree(buf);
+	kfree_sensitive(buf);
 	return r;
 }
 
@@ -633,12 +645,15 @@ int kc_area_write_anchor(struct kc_area *area, u64 tail, u64 durable, u32 flags)
 {
 	u8 *buf = area->buf;
 	struct kc_disk_anchor *da = kc_payload(buf, 0);
+	int r;
 
 	memset(buf, 0, KC_BLOCK_SIZE);
 	da->tail = cpu_to_le64(tail);
 	da->durable = cpu_to_le64(durable);
 	da->flags = cpu_to_le32(flags);
-	kc_seal_block(&area->sealer, KC_KIND_ANCHOR, area->layout.anchor, buf);
+	r = kc_seal_block(&area->sealer, KC_KIND_ANCHOR, area->layout.anchor, buf);
+	if (r)
+		return r;
 	return kc_area_io(area, REQ_OP_WRITE | REQ_FUA, area->layout.anchor, buf, 1);
 }
 
@@ -672,6 +687,15 @@ int kc_area_load_state(struct kc_area *area)
 	}
 	for (block = 0; block < area->layout.state_blocks; block++) {
 		r = kc_area_io(area, REQ_OP_READ, area->layout.state + block, buf, 1);
+		if (r && area->mode == KC_RO) {
+			DMWARN("%s: map state block %u cannot be read (%d): taking all its map blocks for written",
+			       dm_device_name(area->md), block, r);
+			memset((u8 *)area->state_bits +
+			       (size_t)block * KC_UNITS * KC_UNIT_PAYLOAD, 0xff,
+			       KC_UNITS * KC_UNIT_PAYLOAD);
+			r = 0;
+			continue;
+		}
 		if (r) {
 			kc_error("cannot read the map state");
 			goto out;
@@ -688,7 +712,7 @@ int kc_area_load_state(struct kc_area *area)
 			       KC_UNIT_PAYLOAD);
 	}
 out:
-	kfree(buf);
+	kfree_sensitive(buf);
 	return r;
 }
 
@@ -741,9 +765,11 @@ int kc_area_write_state(struct kc_area *area)
 			       (u8 *)area->state_bits +
 			       (size_t)(block * KC_UNITS + u) * KC_UNIT_PAYLOAD,
 			       KC_UNIT_PAYLOAD);
-		kc_seal_block(&area->sealer, KC_KIND_STATE, area->layout.state + block, buf);
-		r = kc_area_io(area, REQ_OP_WRITE | REQ_FUA,
-			       area->layout.state + block, buf, 1);
+		r = kc_seal_block(&area->sealer, KC_KIND_STATE,
+				  area->layout.state + block, buf);
+		if (!r)
+			r = kc_area_io(area, REQ_OP_WRITE | REQ_FUA,
+				       area->layout.state + block, buf, 1);
 		if (r)
 			return r;
 		bitmap_clear(area->state_dirty, block * KC_UNITS, KC_UNITS);
@@ -757,7 +783,8 @@ int kc_area_write_state(struct kc_area *area)
 void kc_area_exit(struct kc_area *area)
 {
 	bitmap_free(area->destroyed);
-	kvfree(area->state_bits);
+	kvfree_sensitive(area->state_bits,
+			 (size_t)kc_state_units(area) * KC_UNIT_PAYLOAD);
 	bitmap_free(area->state_dirty);
 	kfree(area->supers);
 	kc_sealer_wipe(&area->sealer);
@@ -780,6 +807,7 @@ int kc_area_init(struct kc_area *area, struct mapped_device *md,
 {
 	area->md = md;
 	area->failed = failed;
+	kc_sealer_setup(&area->sealer);
 	area->io = dm_io_client_create();
 	if (IS_ERR(area->io)) {
 		area->io = NULL;

@@ -141,4 +141,13 @@ static inline bool kc_slot_vacant(const struct kc_area *area, u16 slot)
 	       (slot < area->nr_slots && test_bit(slot, area->destroyed));
 }
 
+/*
+ * Has a block with this entry content that somebody can read?  Not so what is vacant, or
+ * under a slot that there is not.  Any context.
+ */
+static inline bool kc_slot_kept(const struct kc_area *area, u16 slot)
+{
+	return slot < area->nr_slots && !kc_slot_vacant(area, slot);
+}
+
 #endif

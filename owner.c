@@ -72,8 +72,9 @@ static int kc_id_slot_cmp(const void *a, const void *b)
  * kc_ids_alloc() - memory for the ids of all owners
  * @keys:	the keys of a device
  *
- * There is room for those of one more owner.  Process context, keys->slots.lock held.
- * Return: for kc_ids_update() or kvfree(); NULL without memory.
+ * There is room for those of one more owner.  Process context, keys->admin or
+ * slots.lock held.
+ * Return: for kc_ids_publish() or kvfree(); NULL without memory.
  */
 struct kc_ids *kc_ids_alloc(struct kc_keys *keys)
 {
@@ -81,7 +82,6 @@ struct kc_ids *kc_ids_alloc(struct kc_keys *keys)
 	struct kc_ids *ids;
 	u32 slot;
 
-	lockdep_assert_held(&keys->slots.lock);
 	for (slot = 0; slot < keys->slots.nr; slot++)
 		if (keys->owners[slot])
 			nr += keys->owners[slot]->nr_ids;
@@ -89,15 +89,15 @@ struct kc_ids *kc_ids_alloc(struct kc_keys *keys)
 }
 
 /**
- * kc_ids_update() - publish the ids of all owners
+ * kc_ids_publish() - publish the ids of all owners, but for those that end
  * @keys:	the keys of a device
  * @ids:	from kc_ids_alloc(), taken over
  *
- * Process context, keys->slots.lock held.
+ * Process context, slots.lock held.
+ * Return: what bios used before, for kc_ids_free() without the lock.
  */
-void kc_ids_update(struct kc_keys *keys, struct kc_ids *ids)
+struct kc_ids *kc_ids_publish(struct kc_keys *keys, struct kc_ids *ids)
 {
-	struct kc_ids *old;
 	unsigned int i;
 	u32 slot;
 
@@ -105,7 +105,7 @@ void kc_ids_update(struct kc_keys *keys, struct kc_ids *ids)
 	for (slot = 0; slot < keys->slots.nr; slot++) {
 		const struct kc_owner *owner = keys->owners[slot];
 
-		for (i = 0; owner && i < owner->nr_ids; i++)
+		for (i = 0; owner && !owner->ending && i < owner->nr_ids; i++)
 			ids->range[ids->nr++] = (struct kc_id_slot) {
 				.first = owner->ids[i].first,
 				.last = owner->ids[i].last,
@@ -113,11 +113,21 @@ void kc_ids_update(struct kc_keys *keys, struct kc_ids *ids)
 			};
 	}
 	sort(ids->range, ids->nr, sizeof(ids->range[0]), kc_id_slot_cmp, NULL);
-	old = rcu_replace_pointer(keys->ids, ids, lockdep_is_held(&keys->slots.lock));
-	if (old) {
-		synchronize_rcu();
-		kvfree(old);
-	}
+	return rcu_replace_pointer(keys->ids, ids, lockdep_is_held(&keys->slots.lock));
+}
+
+/**
+ * kc_ids_free() - free ids, when no bio uses them any more
+ * @ids:	from kc_ids_publish(), or NULL
+ *
+ * Process context; sleeps for a grace period.
+ */
+void kc_ids_free(struct kc_ids *ids)
+{
+	if (!ids)
+		return;
+	synchronize_rcu();
+	kvfree(ids);
 }
 
 /**
@@ -209,7 +219,7 @@ unsigned int kc_ids_print(const struct kc_owner *owner, char *buf,
  * @owner:	whose ids; compared with owners of other slots
  * @id:		such an id
  *
- * Process context, keys->slots.lock held.
+ * Process context, keys->admin held.
  * Return: the other owner or NULL.
  */
 struct kc_owner *kc_ids_conflict(struct kc_keys *keys, const struct kc_owner *owner,
@@ -314,7 +324,8 @@ static int kc_owner_from_disk(void *context, u32 slot,
  * @owner:	what it shall hold; NULL frees it
  *
  * The other owners in the same block are written as keys->owners has them.
- * Process context, slots.lock held.
+ * Process context, keys->admin held, and the device key was there since: the sealing key
+ * is not wiped without it.
  * Return: 0 or a negative errno; a failed write stops changes of the metadata.
  */
 int kc_owner_write(struct kc_keys *keys, u32 slot, const struct kc_owner *owner)
@@ -324,7 +335,7 @@ int kc_owner_write(struct kc_keys *keys, u32 slot, const struct kc_owner *owner)
 	u8 *buf;
 	int r;
 
-	lockdep_assert_held(&keys->slots.lock);
+	lockdep_assert_held(&keys->admin);
 	if (keys->area->mode != KC_RW)
 		return -EIO;
 	buf = kmalloc(KC_BLOCK_SIZE, GFP_KERNEL);
@@ -334,7 +345,7 @@ int kc_owner_write(struct kc_keys *keys, u32 slot, const struct kc_owner *owner)
 		kc_owner_to_disk(kc_payload(buf, i),
 				 first + i == slot ? owner : keys->owners[first + i]);
 	r = kc_area_write_owners(keys->area, slot, buf);
-	kfree(buf);
+	kfree_sensitive(buf);
 	return r;
 }
 
@@ -389,14 +400,14 @@ int kc_owner_check(struct kc_keys *keys, struct kc_owner *owner,
 {
 	u8 bytes[KC_MAX_KEY_SIZE];
 	struct crypto_skcipher *tfm;
-	const void *payload;
+	struct kc_key_digest digest;
 	struct key *key;
 	int r;
 
 	key = kc_key_find(&owner->ref, &owner->home, keys->keyring, true);
 	if (IS_ERR(key))
 		return PTR_ERR(key);
-	r = kc_key_copy(key, &owner->ref, bytes, &payload);
+	r = kc_key_copy(key, &owner->ref, bytes, &digest);
 	if (!r)
 		r = kc_key_check(keys, bytes, owner->ref.size, check);
 	if (!r) {
@@ -426,7 +437,7 @@ int kc_owner_check(struct kc_keys *keys, struct kc_owner *owner,
 int kc_owner_unlock(struct kc_keys *keys, struct kc_owner *owner, bool callers)
 {
 	u8 bytes[KC_MAX_KEY_SIZE], check[KC_CHECK_SIZE];
-	const void *payload;
+	struct kc_key_digest digest;
 	struct key *key;
 	int r;
 
@@ -436,18 +447,24 @@ int kc_owner_unlock(struct kc_keys *keys, struct kc_owner *owner, bool callers)
 		owner->state = KC_LOCKED;
 		return PTR_ERR(key);
 	}
-	r = kc_key_copy(key, &owner->ref, bytes, &payload);
+	r = kc_key_copy(key, &owner->ref, bytes, &digest);
+	/* What has been derived from these bytes need not be again. */
+	if (!r && owner->state == KC_WRONG_KEY &&
+	    kc_key_digest_equal(&digest, &owner->refused))
+		r = -EKEYREJECTED;
 	if (!r)
 		r = kc_key_check(keys, bytes, owner->ref.size, check);
-	if (!r && crypto_memneq(check, owner->check, sizeof(check)))
+	if (!r && crypto_memneq(check, owner->check, sizeof(check))) {
+		owner->refused = digest;
 		r = -EKEYREJECTED;
+	}
 	if (r == -EMSGSIZE)
 		r = -EKEYREJECTED;
 	if (r == -EKEYREJECTED && owner->state != KC_WRONG_KEY)
 		trace_keyed_crypt_key(keys->area->md, owner->slot, KC_WRONG_KEY);
 	owner->state = r == -EKEYREJECTED ? KC_WRONG_KEY : KC_LOCKED;
 	if (!r)
-		r = kc_keyslot_publish(&keys->slots, owner->slot, key, payload, bytes,
+		r = kc_keyslot_publish(&keys->slots, owner->slot, key, &digest, bytes,
 				       owner->ref.size);
 	else
 		key_put(key);
@@ -457,56 +474,34 @@ int kc_owner_unlock(struct kc_keys *keys, struct kc_owner *owner, bool callers)
 	return r;
 }
 
-static void kc_owner_kill(struct kc_keys *keys, struct kc_owner *owner,
-			  struct list_head *dying)
+/**
+ * kc_owner_kill() - lock an owner for all that comes
+ * @keys:	the keys of a device
+ * @owner:	the owner
+ * @dying:	gets its key, for kc_keyslots_quiesce()
+ *
+ * When that returns, no more plaintext of the owner is produced; when its last
+ * bio has ended, its transform is wiped.  Process context, keys->slots.lock held.
+ */
+void kc_owner_kill(struct kc_keys *keys, struct kc_owner *owner,
+		   struct list_head *dying)
 {
 	kc_keyslot_kill(&keys->slots, owner->slot, dying);
 	if (owner->state == KC_UNLOCKED)
 		owner->state = KC_LOCKED;
 }
 
-/**
- * kc_owner_lock() - lock an owner
- * @keys:	the keys of a device
- * @owner:	the owner
- *
- * When it returns, no more plaintext of the owner is produced; when its last
- * bio has drained, its transform is wiped.  Process context, keys->slots.lock held.
- */
-void kc_owner_lock(struct kc_keys *keys, struct kc_owner *owner)
-{
-	LIST_HEAD(dying);
-
-	lockdep_assert_held(&keys->slots.lock);
-	kc_owner_kill(keys, owner, &dying);
-	kc_keyslots_quiesce(&keys->slots, &dying);
-}
-
-/**
- * kc_owner_drain() - lock an owner, and wait for its last bio
- * @keys:	the keys of a device
- * @owner:	the owner
- *
- * Process context, keys->slots.lock held.
- */
-void kc_owner_drain(struct kc_keys *keys, struct kc_owner *owner)
-{
-	kc_owner_lock(keys, owner);
-	/* It may have been locked before: all locked ones must have drained. */
-	kc_keyslots_drained(&keys->slots);
-}
-
 /*
  * Is the loaded key of @owner still the one a search finds?  If the search
  * finds another with the same bytes, that one is taken over, and no bio notices;
- * the old one goes on @renewed.
+ * *@old is then to be put after a grace period: bios validate it under RCU.
  */
 static bool kc_owner_still(struct kc_keys *keys, struct kc_owner *owner,
-			   struct list_head *renewed)
+			   struct key **old)
 {
 	struct kc_keyslot *ks = kc_keyslot_peek(&keys->slots, owner->slot);
-	u8 bytes[KC_MAX_KEY_SIZE], check[KC_CHECK_SIZE];
-	const void *payload;
+	struct kc_key_digest digest;
+	u8 bytes[KC_MAX_KEY_SIZE];
 	struct key *key;
 	bool same;
 
@@ -515,38 +510,16 @@ static bool kc_owner_still(struct kc_keys *keys, struct kc_owner *owner,
 	key = kc_key_find(&owner->ref, &owner->home, keys->keyring, false);
 	if (IS_ERR(key))
 		return false;
-	if (key == ks->key && ks->payload == kc_key_payload(key)) {
-		same = !key_validate(key);
+	same = !kc_key_copy(key, &owner->ref, bytes, &digest) &&
+	       kc_key_digest_equal(&digest, &ks->digest);
+	memzero_explicit(bytes, sizeof(bytes));
+	if (!same || key == ks->key) {
 		key_put(key);
 		return same;
 	}
-	same = !kc_key_copy(key, &owner->ref, bytes, &payload) &&
-	       !kc_key_check(keys, bytes, owner->ref.size, check) &&
-	       !crypto_memneq(check, owner->check, sizeof(check));
-	memzero_explicit(bytes, sizeof(bytes));
-	if (!same) {
-		key_put(key);
-		return false;
-	}
-	ks->old_key = ks->key;
-	list_add(&ks->dying, renewed);
+	*old = ks->key;
 	WRITE_ONCE(ks->key, key);
-	ks->payload = payload;
 	return true;
-}
-
-/* Drops the old ones of keys taken over. */
-static void kc_keys_drop_old(struct list_head *renewed)
-{
-	struct kc_keyslot *ks, *tmp;
-
-	if (list_empty(renewed))
-		return;
-	synchronize_rcu();	/* bios validate them under RCU */
-	list_for_each_entry_safe(ks, tmp, renewed, dying) {
-		list_del(&ks->dying);
-		key_put(ks->old_key);
-	}
 }
 
 /*
@@ -559,7 +532,7 @@ static int kc_device_find(struct kc_keys *keys, const struct kc_keyref *ref,
 {
 	struct kc_owner *device = &keys->device;
 	u8 bytes[KC_MAX_KEY_SIZE], check[KC_CHECK_SIZE];
-	const void *payload;
+	struct kc_key_digest digest;
 	struct key *key;
 	int r;
 
@@ -569,7 +542,7 @@ static int kc_device_find(struct kc_keys *keys, const struct kc_keyref *ref,
 	key = kc_key_find(ref, &device->home, keys->keyring, callers);
 	if (IS_ERR(key))
 		return PTR_ERR(key);
-	r = kc_key_copy(key, ref, bytes, &payload);
+	r = kc_key_copy(key, ref, bytes, &digest);
 	if (r)
 		goto put_key;
 	r = kc_kdf_init(kdf, keys->area->salt, bytes, ref->size);
@@ -585,7 +558,7 @@ static int kc_device_find(struct kc_keys *keys, const struct kc_keyref *ref,
 	if (!r)
 		r = kc_sealer_init(&keys->area->sealer, kdf, keys->area->uuid);
 	if (!r) {
-		r = kc_keyslot_publish(&keys->slots, KC_SLOT_DEVICE, key, payload, bytes,
+		r = kc_keyslot_publish(&keys->slots, KC_SLOT_DEVICE, key, &digest, bytes,
 				       ref->size);
 		key = NULL;
 	}
@@ -690,9 +663,8 @@ int kc_device_reload(struct kc_keys *keys, const struct kc_keyref *ref,
 }
 
 /* The device key is gone: nothing can be read, metadata neither. */
-static void kc_device_lost(struct kc_keys *keys)
+static void kc_device_lost(struct kc_keys *keys, struct list_head *dying)
 {
-	LIST_HEAD(dying);
 	u32 slot;
 
 	if (keys->device_loaded) {
@@ -700,11 +672,74 @@ static void kc_device_lost(struct kc_keys *keys)
 		       dm_device_name(keys->area->md));
 		WRITE_ONCE(keys->device_loaded, false);
 	}
-	kc_owner_kill(keys, &keys->device, &dying);
+	kc_owner_kill(keys, &keys->device, dying);
 	for (slot = KC_SLOT_FIRST_OWNER; slot < keys->slots.nr; slot++)
 		if (keys->owners[slot])
-			kc_owner_kill(keys, keys->owners[slot], &dying);
+			kc_owner_kill(keys, keys->owners[slot], dying);
+}
+
+static void kc_device_look(struct kc_keys *keys)
+{
+	struct key *old = NULL;
+	struct kc_keyref ref;
+	LIST_HEAD(dying);
+
+	mutex_lock(&keys->slots.lock);
+	if (!kc_owner_still(keys, &keys->device, &old))
+		kc_device_lost(keys, &dying);
+	mutex_unlock(&keys->slots.lock);
+	if (old)
+		synchronize_rcu();
+	key_put(old);
 	kc_keyslots_quiesce(&keys->slots, &dying);
+	if (keys->device_loaded)
+		return;
+	mutex_lock(&keys->slots.lock);
+	ref = keys->device.ref;
+	if (!keys->device_loaded)
+		kc_device_unlock(keys, &ref, false);
+	mutex_unlock(&keys->slots.lock);
+}
+
+/* Slots that are looked at before others may have the lock */
+#define KC_LOOK_SLOTS	32
+
+/* Locks owners whose key is no longer valid or no longer linked. */
+static void kc_owners_look(struct kc_keys *keys, u32 slot, u32 end)
+{
+	struct key *old[KC_LOOK_SLOTS];
+	struct kc_owner *owner;
+	unsigned int nr = 0;
+	LIST_HEAD(dying);
+
+	mutex_lock(&keys->slots.lock);
+	for (; keys->device_loaded && slot < end; slot++) {
+		owner = keys->owners[slot];
+		old[nr] = NULL;
+		if (owner && !owner->held && owner->state == KC_UNLOCKED &&
+		    !kc_owner_still(keys, owner, &old[nr]))
+			kc_owner_kill(keys, owner, &dying);
+		nr += !!old[nr];
+	}
+	mutex_unlock(&keys->slots.lock);
+	if (nr)
+		synchronize_rcu();
+	while (nr)
+		key_put(old[--nr]);
+	kc_keyslots_quiesce(&keys->slots, &dying);
+}
+
+/* Unlocks owners whose key is there. */
+static void kc_owners_unlock(struct kc_keys *keys, u32 slot, u32 end, bool callers)
+{
+	struct kc_owner *owner;
+
+	lockdep_assert_held(&keys->slots.lock);
+	for (; keys->device_loaded && slot < end; slot++) {
+		owner = keys->owners[slot];
+		if (owner && !owner->held && owner->state != KC_UNLOCKED)
+			kc_owner_unlock(keys, owner, callers);
+	}
 }
 
 /**
@@ -712,33 +747,25 @@ static void kc_device_lost(struct kc_keys *keys)
  * @keys:	the keys of a device
  *
  * Locks owners whose key is no longer valid or no longer linked, unlocks those
- * whose key is back.  Process context, slots.lock held.
+ * whose key is back.  Process context; takes slots.lock for some owners at a time, and
+ * waits for nothing with it.
  */
 void kc_keys_look(struct kc_keys *keys)
 {
-	struct kc_keyref ref;
-	struct kc_owner *owner;
-	LIST_HEAD(renewed);
-	LIST_HEAD(dying);
-	u32 slot;
+	u32 slot, end;
 
-	lockdep_assert_held(&keys->slots.lock);
-	if (!kc_owner_still(keys, &keys->device, &renewed)) {
-		kc_device_lost(keys);
-		ref = keys->device.ref;
-		kc_device_unlock(keys, &ref, false);
+	kc_device_look(keys);
+	for (slot = KC_SLOT_FIRST_OWNER; slot < keys->slots.nr; slot = end) {
+		end = min(slot + KC_LOOK_SLOTS, keys->slots.nr);
+		kc_owners_look(keys, slot, end);
+		cond_resched();
 	}
-	for (slot = KC_SLOT_FIRST_OWNER; keys->device_loaded && slot < keys->slots.nr; slot++) {
-		owner = keys->owners[slot];
-		if (owner && !owner->held && !kc_owner_still(keys, owner, &renewed))
-			kc_owner_kill(keys, owner, &dying);
-	}
-	kc_keys_drop_old(&renewed);
-	kc_keyslots_quiesce(&keys->slots, &dying);
-	for (slot = KC_SLOT_FIRST_OWNER; keys->device_loaded && slot < keys->slots.nr; slot++) {
-		owner = keys->owners[slot];
-		if (owner && !owner->held && owner->state != KC_UNLOCKED)
-			kc_owner_unlock(keys, owner, false);
+	for (slot = KC_SLOT_FIRST_OWNER; slot < keys->slots.nr; slot = end) {
+		end = min(slot + KC_LOOK_SLOTS, keys->slots.nr);
+		mutex_lock(&keys->slots.lock);
+		kc_owners_unlock(keys, slot, end, false);
+		mutex_unlock(&keys->slots.lock);
+		cond_resched();
 	}
 }
 
@@ -763,15 +790,7 @@ int kc_keys_load(struct kc_keys *keys)
  */
 void kc_keys_unlock(struct kc_keys *keys)
 {
-	u32 slot;
-
-	lockdep_assert_held(&keys->slots.lock);
-	for (slot = KC_SLOT_FIRST_OWNER; keys->device_loaded && slot < keys->slots.nr; slot++) {
-		struct kc_owner *owner = keys->owners[slot];
-
-		if (owner && !owner->held && owner->state != KC_UNLOCKED)
-			kc_owner_unlock(keys, owner, true);
-	}
+	kc_owners_unlock(keys, KC_SLOT_FIRST_OWNER, keys->slots.nr, true);
 }
 
 /**
@@ -787,6 +806,7 @@ void kc_keys_setup(struct kc_keys *keys, struct kc_area *area,
 		   void (*invalid)(struct kc_keyslots *slots))
 {
 	keys->area = area;
+	mutex_init(&keys->admin);
 	kc_keyslots_setup(&keys->slots, cipher, wq, invalid);
 }
 
@@ -823,7 +843,7 @@ int kc_keys_start(struct kc_keys *keys)
 	mutex_lock(&keys->slots.lock);
 	ids = kc_ids_alloc(keys);
 	if (ids) {
-		kc_ids_update(keys, ids);
+		kc_ids_publish(keys, ids);
 		kc_keys_unlock(keys);
 	}
 	mutex_unlock(&keys->slots.lock);
@@ -855,9 +875,10 @@ void kc_keys_free(struct kc_keys *keys)
 		if (!keys->owners[slot])
 			continue;
 		key_put(keys->owners[slot]->home);
-		kfree(keys->owners[slot]);
+		kfree_sensitive(keys->owners[slot]);
 	}
 	kvfree(keys->owners);
 	kc_keyslots_free(&keys->slots);
+	mutex_destroy(&keys->admin);
 	kvfree(rcu_dereference_protected(keys->ids, 1));
 }

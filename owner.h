@@ -27,7 +27,9 @@ struct kc_id_range {
  * @nr_ids:	entries used in @ids
  * @ids:	ids whose writes are this owner's
  * @state:	whether its key is loaded
+ * @refused:	what key bytes had another check value, while KC_WRONG_KEY
  * @held:	locked by message, or destroyed: not unlocked by itself
+ * @ending:	being destroyed: not unlocked at all
  * @home:	the keyring its key was last found in
  *
  * Protected by slots.lock of its kc_keys.
@@ -40,13 +42,18 @@ struct kc_owner {
 	unsigned int nr_ids;
 	struct kc_id_range ids[KC_MAX_IDS];
 	enum kc_lock_state state;
+	struct kc_key_digest refused;
 	bool held;
+	bool ending;
 	struct key *home;
 };
 
 /**
  * struct kc_keys - the owners of a device, and their keys
- * @slots:	loaded keys; slots.lock protects all here
+ * @slots:	loaded keys; slots.lock protects all here.  It is held for short: no I/O, no
+ *		waiting for bios
+ * @admin:	held by who adds, changes or destroys owners, also over I/O; taken before
+ *		slots.lock.  @owners, their names, ids and references change with both
  * @area:	where owners are recorded
  * @device:	the device key, as an owner
  * @owners:	by slot
@@ -57,6 +64,7 @@ struct kc_owner {
  */
 struct kc_keys {
 	struct kc_keyslots slots;
+	struct mutex admin;
 	struct kc_area *area;
 	struct kc_owner device;
 	struct kc_owner **owners;
@@ -85,13 +93,14 @@ int kc_owner_check(struct kc_keys *keys, struct kc_owner *owner,
 		   u8 check[KC_CHECK_SIZE]);
 int kc_owner_write(struct kc_keys *keys, u32 slot, const struct kc_owner *owner);
 int kc_owner_unlock(struct kc_keys *keys, struct kc_owner *owner, bool callers);
-void kc_owner_lock(struct kc_keys *keys, struct kc_owner *owner);
-void kc_owner_drain(struct kc_keys *keys, struct kc_owner *owner);
+void kc_owner_kill(struct kc_keys *keys, struct kc_owner *owner,
+		   struct list_head *dying);
 const char *kc_lock_state_name(enum kc_lock_state state);
 
 u16 kc_ids_find(struct kc_keys *keys, u32 id);
 struct kc_ids *kc_ids_alloc(struct kc_keys *keys);
-void kc_ids_update(struct kc_keys *keys, struct kc_ids *ids);
+struct kc_ids *kc_ids_publish(struct kc_keys *keys, struct kc_ids *ids);
+void kc_ids_free(struct kc_ids *ids);
 int kc_ids_parse(struct kc_owner *owner, const char *s, const char **error);
 unsigned int kc_ids_print(const struct kc_owner *owner, char *buf,
 			  unsigned int size);

@@ -584,9 +584,14 @@ static int kc_write_map(struct kc_io *io, u32 index, unsigned int nr)
 
 	nr = min_t(unsigned int, nr, (BIO_MAX_VECS << (PAGE_SHIFT - SECTOR_SHIFT)) >>
 				     kd->area.block_shift);
+	/* One section, or the slot may be another owner's when it gives its key. */
+	rcu_read_lock();
 	io->claim.slot = kc_whose(&kd->keys, io->t->owner_kind, io->bio,
 				  kd->area.sector_size, &nr);
+	io->conv.ks = kc_keyslot_get(&kd->keys.slots, io->claim.slot);
+	rcu_read_unlock();
 	if (unlikely(!nr)) {
+		kc_io_release(io);
 		DMERR_LIMIT("%s: write at block %llu is not in pieces of %u bytes",
 			    dm_device_name(kd->area.md), io->claim.block,
 			    kd->area.sector_size);
@@ -594,7 +599,6 @@ static int kc_write_map(struct kc_io *io, u32 index, unsigned int nr)
 	}
 	/* Others' blocks behind those of a locked owner go their own way. */
 	kc_accept(io, nr);
-	io->conv.ks = kc_keyslot_get(&kd->keys.slots, io->claim.slot);
 	if (unlikely(!io->conv.ks))
 		return kc_kill_locked(io, io->claim.slot);
 	return kc_change_map(io, index);

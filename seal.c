@@ -127,6 +127,15 @@ int kc_mac(const u8 *key, unsigned int key_size, const void *data,
 }
 
 /**
+ * kc_sealer_setup() - set up what cannot fail
+ * @sealer:	zeroed
+ */
+void kc_sealer_setup(struct kc_sealer *sealer)
+{
+	init_rwsem(&sealer->sem);
+}
+
+/**
  * kc_sealer_init() - derive the sealing key and the seed of sums
  * @sealer:	gets them
  * @kdf:	of the device key
@@ -141,25 +150,34 @@ int kc_sealer_init(struct kc_sealer *sealer, struct kc_kdf *kdf,
 	__le64 seed;
 	int r;
 
+	down_write(&sealer->sem);
 	r = kc_kdf_expand(kdf, KC_KDF_INTENT, uuid, (u8 *)&seed, sizeof(seed));
 	if (!r)
 		r = kc_kdf_expand(kdf, KC_KDF_SEAL, uuid, sealer->key,
 				  sizeof(sealer->key));
-	if (r)
-		return r;
-	sealer->sum_seed = le64_to_cpu(seed);
+	if (!r) {
+		sealer->sum_seed = le64_to_cpu(seed);
+		sealer->ready = true;
+	}
+	up_write(&sealer->sem);
 	memzero_explicit(&seed, sizeof(seed));
-	sealer->ready = true;
-	return 0;
+	return r;
 }
 
 /**
  * kc_sealer_wipe() - wipe them
  * @sealer:	has them, or not
+ *
+ * Waits for units that are being sealed or unsealed; sealing any more is a bug.  May
+ * sleep.
  */
 void kc_sealer_wipe(struct kc_sealer *sealer)
 {
-	memzero_explicit(sealer, sizeof(*sealer));
+	down_write(&sealer->sem);
+	sealer->ready = false;
+	memzero_explicit(sealer->key, sizeof(sealer->key));
+	memzero_explicit(&sealer->sum_seed, sizeof(sealer->sum_seed));
+	up_write(&sealer->sem);
 }
 
 static void kc_nonce(u8 nonce[XCHACHA20POLY1305_NONCE_SIZE], const u8 *unit,
@@ -178,42 +196,65 @@ static void kc_nonce(u8 nonce[XCHACHA20POLY1305_NONCE_SIZE], const u8 *unit,
  * @size:	of the unit in bytes, KC_SEAL_OVERHEAD more than the payload
  *
  * Process context.
+ * Return: 0; or -ENOKEY if the key has been wiped, which is a bug of the caller's:
+ * nothing may be written then.
  */
-void kc_seal(struct kc_sealer *sealer, enum kc_kind kind, u64 area_sector, u8 *unit,
-	     unsigned int size)
+int kc_seal(struct kc_sealer *sealer, enum kc_kind kind, u64 area_sector, u8 *unit,
+	    unsigned int size)
 {
 	u8 nonce[XCHACHA20POLY1305_NONCE_SIZE];
 	__le32 ad = cpu_to_le32(kind);
 	u8 *payload = unit + KC_NONCE_SIZE;
+	int r = -ENOKEY;
 
 	get_random_bytes(unit, KC_NONCE_SIZE);
 	kc_nonce(nonce, unit, area_sector);
-	xchacha20poly1305_encrypt(payload, payload, size - KC_SEAL_OVERHEAD,
-				  (u8 *)&ad, sizeof(ad), nonce, sealer->key);
+	down_read(&sealer->sem);
+	if (!WARN_ON_ONCE(!sealer->ready)) {
+		xchacha20poly1305_encrypt(payload, payload, size - KC_SEAL_OVERHEAD,
+					  (u8 *)&ad, sizeof(ad), nonce, sealer->key);
+		r = 0;
+	}
+	up_read(&sealer->sem);
+	return r;
 }
 
 /**
- * kc_unseal() - check and decrypt a unit in place
+ * kc_unseal_to() - check and decrypt a unit
  * @sealer:	has the sealing key
  * @kind:	what it must be
  * @area_sector: where it was read
  * @unit:	the unit
  * @size:	of the unit in bytes
+ * @payload:	gets the payload, KC_SEAL_OVERHEAD less; may lie in its place in @unit
  *
  * Process context.
- * Return: false if it is not what was sealed there.
+ * Return: 0, -EBADMSG if it is not what was sealed there, or -ENOKEY if the key has
+ * been wiped.
  */
-bool kc_unseal(struct kc_sealer *sealer, enum kc_kind kind, u64 area_sector, u8 *unit,
-	       unsigned int size)
+int kc_unseal_to(struct kc_sealer *sealer, enum kc_kind kind, u64 area_sector,
+		 const u8 *unit, unsigned int size, u8 *payload)
 {
 	u8 nonce[XCHACHA20POLY1305_NONCE_SIZE];
 	__le32 ad = cpu_to_le32(kind);
-	u8 *payload = unit + KC_NONCE_SIZE;
+	int r = -ENOKEY;
 
 	kc_nonce(nonce, unit, area_sector);
-	return xchacha20poly1305_decrypt(payload, payload, size - KC_NONCE_SIZE,
-					 (u8 *)&ad, sizeof(ad), nonce,
-					 sealer->key);
+	down_read(&sealer->sem);
+	if (sealer->ready)
+		r = xchacha20poly1305_decrypt(payload, unit + KC_NONCE_SIZE,
+					      size - KC_NONCE_SIZE, (u8 *)&ad,
+					      sizeof(ad), nonce, sealer->key) ?
+			0 : -EBADMSG;
+	up_read(&sealer->sem);
+	return r;
+}
+
+/* As kc_unseal_to(), in place. */
+int kc_unseal(struct kc_sealer *sealer, enum kc_kind kind, u64 area_sector, u8 *unit,
+	      unsigned int size)
+{
+	return kc_unseal_to(sealer, kind, area_sector, unit, size, unit + KC_NONCE_SIZE);
 }
 
 /**
@@ -224,15 +265,18 @@ bool kc_unseal(struct kc_sealer *sealer, enum kc_kind kind, u64 area_sector, u8 
  * @block:	KC_UNITS units
  *
  * Process context.
+ * Return: as kc_seal().
  */
-void kc_seal_block(struct kc_sealer *sealer, enum kc_kind kind, u64 area_block,
-		   u8 *block)
+int kc_seal_block(struct kc_sealer *sealer, enum kc_kind kind, u64 area_block,
+		  u8 *block)
 {
 	unsigned int i;
+	int r = 0;
 
-	for (i = 0; i < KC_UNITS; i++)
-		kc_seal(sealer, kind, area_block * KC_BLOCK_SECTORS + i,
-			block + i * KC_UNIT_SIZE, KC_UNIT_SIZE);
+	for (i = 0; !r && i < KC_UNITS; i++)
+		r = kc_seal(sealer, kind, area_block * KC_BLOCK_SECTORS + i,
+			    block + i * KC_UNIT_SIZE, KC_UNIT_SIZE);
+	return r;
 }
 
 /**
@@ -243,18 +287,18 @@ void kc_seal_block(struct kc_sealer *sealer, enum kc_kind kind, u64 area_block,
  * @block:	KC_UNITS units
  *
  * Process context.
- * Return: 0 or -EBADMSG.
+ * Return: as kc_unseal_to().
  */
 int kc_unseal_block(struct kc_sealer *sealer, enum kc_kind kind, u64 area_block,
 		    u8 *block)
 {
 	unsigned int i;
+	int r = 0;
 
-	for (i = 0; i < KC_UNITS; i++)
-		if (!kc_unseal(sealer, kind, area_block * KC_BLOCK_SECTORS + i,
-			       block + i * KC_UNIT_SIZE, KC_UNIT_SIZE))
-			return -EBADMSG;
-	return 0;
+	for (i = 0; !r && i < KC_UNITS; i++)
+		r = kc_unseal(sealer, kind, area_block * KC_BLOCK_SECTORS + i,
+			      block + i * KC_UNIT_SIZE, KC_UNIT_SIZE);
+	return r;
 }
 
 /**
@@ -263,7 +307,7 @@ int kc_unseal_block(struct kc_sealer *sealer, enum kc_kind kind, u64 area_block,
  * @block:	the block
  * @size:	its size in bytes
  *
- * Any context.
+ * Any context.  Who wipes the key has made sure that no intent is under way.
  * Return: the sum.
  */
 u64 kc_sum(const struct kc_sealer *sealer, const void *block, unsigned int size)

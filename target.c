@@ -8,6 +8,7 @@
  */
 
 #include <linux/module.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 
 #include "compat.h"
@@ -53,20 +54,41 @@ static void kc_want_clean(struct kc_keymap *map)
 	kc_journal_kick(&container_of(map, struct kc_dev, map)->journal);
 }
 
+/*
+ * The device key is gone: what of the map is in memory goes, and then the sealing key.
+ * Whoever changes owners keeps it.  Tried again until it works, or the key is back.
+ */
+static void kc_dev_forget(struct kc_dev *kd)
+{
+	struct kc_keys *keys = &kd->keys;
+	struct kc_area *area = &kd->area;
+
+	if (READ_ONCE(keys->device_loaded) || !area->sealer.ready)
+		return;
+	if (kc_journal_sync(&kd->journal, true) && area->mode == KC_RW)
+		return;
+	if (!kc_keymap_close(&kd->map) || !mutex_trylock(&keys->admin))
+		return;
+	mutex_lock(&keys->slots.lock);
+	if (!keys->device_loaded)
+		kc_sealer_wipe(&area->sealer);
+	mutex_unlock(&keys->slots.lock);
+	mutex_unlock(&keys->admin);
+}
+
 /* Looks after the keys, and after what a lost device key and idle times leave. */
 static void kc_watch(struct work_struct *work)
 {
 	struct kc_dev *kd = container_of(to_delayed_work(work), struct kc_dev, watch);
-	struct kc_area *area = &kd->area;
+	/* The device may be suspended, and what frees memory wait for it. */
+	unsigned int noio = memalloc_noio_save();
 
-	mutex_lock(&kd->keys.slots.lock);
 	kc_keys_look(&kd->keys);
-	if (!kd->keys.device_loaded && area->sealer.ready &&
-	    !(kc_journal_sync(&kd->journal, true) && area->mode == KC_RW) &&
-	    kc_keymap_drop(&kd->map))
-		kc_sealer_wipe(&area->sealer);
-	mutex_unlock(&kd->keys.slots.lock);
+	kc_dev_forget(kd);
+	if (kd->keys.device_loaded)
+		kc_keymap_reopen(&kd->map);
 	kc_crypt_trim(&kd->crypt, false);
+	memalloc_noio_restore(noio);
 	queue_delayed_work(kc_unbound_wq, &kd->watch, KC_WATCH_INTERVAL);
 }
 
@@ -119,8 +141,8 @@ static struct kc_dev *kc_dev_alloc(struct mapped_device *md)
 	kd->journal.wq = alloc_ordered_workqueue("kc_journal/%s", WQ_MEM_RECLAIM, name);
 	kc_keys_setup(&kd->keys, &kd->area, &kd->crypt.cipher, kd->slow_wq,
 		      kc_key_invalid);
-	if (!kd->slow_wq || !kd->drain_wq || !kd->crypt.wq || !kd->journal.wq ||
-	    kc_area_init(&kd->area, md, kc_area_failed) || kc_crypt_init(&kd->crypt)) {
+	if (kc_area_init(&kd->area, md, kc_area_failed) || kc_crypt_init(&kd->crypt) ||
+	    !kd->slow_wq || !kd->drain_wq || !kd->crypt.wq || !kd->journal.wq) {
 		kc_dev_free(kd);
 		return NULL;
 	}
@@ -268,6 +290,7 @@ static struct kc_dev *kc_dev_get(struct kc_target *t, struct block_device *bdev,
 			r = kc_device_reload(&kd->keys, &t->ref, t->keyring);
 		if (r)
 			return ERR_PTR(r);
+		kc_keymap_reopen(&kd->map);
 		kd->loading = t->ti->table;
 		kd->refs++;
 		return kd;
@@ -538,12 +561,18 @@ static int kc_ctr_locked(struct dm_target *ti, unsigned int argc, char **argv)
 
 static int kc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 {
-	struct kc_target *t = kzalloc(sizeof(*t), GFP_KERNEL);
-	int r;
+	/* What frees memory may wait for the device. */
+	bool suspended = dm_suspended(ti);
+	unsigned int noio = 0;
+	struct kc_target *t;
+	int r = -ENOMEM;
 
+	if (suspended)
+		noio = memalloc_noio_save();
+	t = kzalloc(sizeof(*t), GFP_KERNEL);
 	if (!t) {
 		ti->error = "out of memory";
-		return -ENOMEM;
+		goto out;
 	}
 	t->ti = ti;
 	ti->private = t;
@@ -557,6 +586,9 @@ static int kc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		ti->error = kc_error_text();
 		kc_dtr(ti);
 	}
+out:
+	if (suspended)
+		memalloc_noio_restore(noio);
 	return r;
 }
 
@@ -566,8 +598,10 @@ static int kc_preresume(struct dm_target *ti)
 {
 	struct kc_target *t = ti->private;
 	struct kc_dev *kd = t->kd;
+	unsigned int noio = memalloc_noio_save();
 	struct key *old;
 
+	WRITE_ONCE(kd->map.suspending, false);
 	mutex_lock(&kd->event_lock);
 	kd->table = ti->table;
 	mutex_unlock(&kd->event_lock);
@@ -578,7 +612,23 @@ static int kc_preresume(struct dm_target *ti)
 	kc_keys_unlock(&kd->keys);
 	mutex_unlock(&kd->keys.slots.lock);
 	key_put(old);
+	memalloc_noio_restore(noio);
 	return 0;
+}
+
+/* Messages that walk the map give up: a suspend waits for them, with bios held back. */
+static void kc_presuspend(struct dm_target *ti)
+{
+	struct kc_target *t = ti->private;
+
+	WRITE_ONCE(t->kd->map.suspending, true);
+}
+
+static void kc_presuspend_undo(struct dm_target *ti)
+{
+	struct kc_target *t = ti->private;
+
+	WRITE_ONCE(t->kd->map.suspending, false);
 }
 
 static void kc_postsuspend(struct dm_target *ti)
@@ -588,6 +638,8 @@ static void kc_postsuspend(struct dm_target *ti)
 	/* Also when it fails: what was flushed is in the journal. */
 	if (t->kd->area.mode == KC_RW && t->kd->area.sealer.ready)
 		kc_journal_sync(&t->kd->journal, true);
+	/* Nobody waits for messages any more. */
+	WRITE_ONCE(t->kd->map.suspending, false);
 }
 
 /* ---- status ---- */
@@ -736,6 +788,8 @@ static struct target_type kc_target_type = {
 	.ctr = kc_ctr,
 	.dtr = kc_dtr,
 	.map = kc_request_map,
+	.presuspend = kc_presuspend,
+	.presuspend_undo = kc_presuspend_undo,
 	.preresume = kc_preresume,
 	.postsuspend = kc_postsuspend,
 	.status = kc_status,
