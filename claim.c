@@ -100,7 +100,7 @@ enum kc_claimed kc_claim_write_slow(struct kc_claims *claims, struct kc_claim *c
 	bool rw;
 
 	spin_lock_irqsave(&mb->lock, flags);
-	rw = READ_ONCE(claims->area->mode) == KC_RW;
+	rw = READ_ONCE(claims->area->mode) == KC_RW && !bdev_read_only(claims->area->bdev);
 	if (mb->draining || kc_mapblk_busy(mb, claim->first, claim->nr)) {
 		kc_claim_park(claim, ops);
 		claimed = KC_CLAIMED_PARKED;

@@ -15,13 +15,22 @@
 #include "owner.h"
 #include "whose.h"
 
+enum kc_dev_state {
+	KC_DEV_OPENING,
+	KC_DEV_OPEN,
+	KC_DEV_CLOSING,
+};
+
 /**
  * struct kc_dev - a device
  * @list:	in the list of all devices
+ * @state:	of its life
  * @refs:	tables that use it, old and new ones
  * @event_lock:	protects @table
  * @table:	the live table, for events; NULL while there is none
  * @loading:	the table that took the last reference; not dereferenced
+ * @meta_len:	sectors its area has, or while it is opened may have
+ * @data_len:	sectors of data of its longest table
  * @area:	metadata
  * @keys:	owners and their keys
  * @map:	the key map in memory
@@ -36,10 +45,13 @@
  */
 struct kc_dev {
 	struct list_head list;
+	enum kc_dev_state state;
 	unsigned int refs;
 	struct mutex event_lock;
 	struct dm_table *table;
 	struct dm_table *loading;
+	u64 meta_len;
+	u64 data_len;
 
 	struct kc_area area;
 	struct kc_keys keys;

@@ -8,6 +8,7 @@
 #define DM_MSG_PREFIX "keyed-crypt"
 
 void kc_error(const char *fmt, ...) __printf(1, 2);
-char *kc_error_text(void);
+char *kc_error_begin(void);
+void kc_error_end(void);
 
 #endif

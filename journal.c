@@ -82,6 +82,8 @@ static int kc_journal_anchor(struct kc_journal *j, u64 tail, u32 flags)
 {
 	int r;
 
+	if (READ_ONCE(j->failed))
+		return -EIO;
 	r = kc_area_write_anchor(j->area, tail, atomic64_read(&j->durable_seq), flags);
 	if (r) {
 		kc_area_fail(j->area, "journal anchor", r);
@@ -206,13 +208,26 @@ static void kc_mapblk_dirty(struct kc_journal *j, struct kc_mapblk *mb, u64 seq)
 	j->nr_dirty++;
 }
 
+/*
+ * A flush of ours has succeeded; but one from above, which was sent before it ended, may
+ * fail and have lost what ours has written: waits for these.  Return: 0 or -EIO.
+ */
+static int kc_flush_check(struct kc_journal *j)
+{
+	unsigned int old = j->flush_turn;
+
+	WRITE_ONCE(j->flush_turn, !old);
+	wait_event(j->flushes_ended, !atomic_read(&j->flushes[old]));
+	return READ_ONCE(j->failed) ? -EIO : 0;
+}
+
 static int kc_flush(struct kc_journal *j, struct block_device *bdev)
 {
 	int r = blkdev_issue_flush(bdev);
 
 	if (r)
 		kc_journal_lost(j, r);
-	return r;
+	return r ?: kc_flush_check(j);
 }
 
 /**
@@ -231,7 +246,7 @@ static int kc_writeback(struct kc_journal *j, unsigned int leave)
 	int r = 0;
 
 	while (j->nr_dirty > leave && !r) {
-		if (READ_ONCE(j->area->mode) != KC_RW)
+		if (READ_ONCE(j->area->mode) != KC_RW || bdev_read_only(j->area->bdev))
 			return -EROFS;
 		nr = kc_snapshot(j, mbs);
 		if (!nr)
@@ -349,6 +364,8 @@ static int kc_journal_write(struct kc_journal *j, bool durable)
 	if (j->settling || (durable && durable_seq != j->next_seq))
 		opf |= REQ_PREFLUSH;
 	r = kc_area_io(j->area, opf, area_block, j->buf, j->fill);
+	if (!r && opf & REQ_PREFLUSH)
+		r = kc_flush_check(j);
 	trace_keyed_crypt_commit(j->area->md, j->next_seq, j->fill, r);
 	if (r)
 		goto failed;
@@ -494,6 +511,8 @@ static int kc_journal_begin(struct kc_journal *j)
 		return -EIO;
 	if (READ_ONCE(j->area->mode) != KC_RW)
 		return -EIO;
+	if (bdev_read_only(j->area->bdev))
+		return -EROFS;
 	return j->clean ? kc_journal_anchor(j, j->tail_seq, 0) : 0;
 }
 
@@ -524,7 +543,9 @@ static int kc_commit(struct kc_journal *j, struct list_head *unlogged, bool dura
 	if (!r)
 		r = kc_journal_write(j, durable);
 	if (r) {
-		j->failed = true;
+		/* A disk that is read-only for a while loses nothing. */
+		if (r != -EROFS)
+			j->failed = true;
 		kc_journal_drop(j);
 		kc_journal_settled(j, false);
 	}
@@ -708,6 +729,8 @@ static void kc_journal_work(struct work_struct *work)
 	list_splice(&unlogged, &j->unlogged);	/* what could not be logged */
 	j->committing = false;
 	spin_unlock_irq(&j->lock);
+	if (r == -EROFS)
+		queue_delayed_work(j->wq, &j->timer, KC_COMMIT_INTERVAL);
 
 	kc_journal_answer(j, &waiters, false, r);
 	kc_intents(j, &intents);
@@ -850,14 +873,52 @@ void kc_journal_hurry(struct kc_journal *j)
  * @seq:	the journal's next_seq before it began
  *
  * Any context.
+ * Return: 0, or -EIO if another one has failed before: the disk may have lost what
+ * this one was for.
  */
-void kc_journal_flushed(struct kc_journal *j, u64 seq)
+int kc_journal_flushed(struct kc_journal *j, u64 seq)
 {
 	s64 old = atomic64_read(&j->durable_seq);
 
+	if (READ_ONCE(j->failed))
+		return -EIO;
 	while (old < (s64)seq &&
 	       !atomic64_try_cmpxchg(&j->durable_seq, &old, seq))
 		;
+	return 0;
+}
+
+/**
+ * kc_journal_flush_begin() - a flush from above is about to be sent
+ * @j:		the journal
+ *
+ * Any context.
+ * Return: for kc_journal_flush_end().
+ */
+unsigned int kc_journal_flush_begin(struct kc_journal *j)
+{
+	unsigned int turn = READ_ONCE(j->flush_turn);
+
+	atomic_inc(&j->flushes[turn]);
+	return turn;
+}
+
+/**
+ * kc_journal_flush_end() - it has ended
+ * @j:		the journal
+ * @turn:	from kc_journal_flush_begin()
+ * @failed:	it has failed: nothing may be made durable from now on.  The caller
+ *		calls kc_journal_lost(), too, where it may sleep
+ *
+ * Any context.
+ */
+void kc_journal_flush_end(struct kc_journal *j, unsigned int turn, bool failed)
+{
+	if (failed && READ_ONCE(j->area->mode) != KC_RO)
+		WRITE_ONCE(j->failed, true);
+	/* With a full barrier: who sees that it has ended sees that it has failed. */
+	if (atomic_dec_and_test(&j->flushes[turn]))
+		wake_up_all(&j->flushes_ended);
 }
 
 /**
@@ -873,9 +934,7 @@ void kc_journal_lost(struct kc_journal *j, int error)
 {
 	if (READ_ONCE(j->area->mode) == KC_RO)
 		return;
-	spin_lock_irq(&j->lock);
-	j->failed = true;
-	spin_unlock_irq(&j->lock);
+	WRITE_ONCE(j->failed, true);
 	kc_area_fail(j->area, "disk's cache", error);
 }
 
@@ -921,6 +980,18 @@ int kc_journal_sync(struct kc_journal *j, bool checkpoint)
 	kc_journal_wait(j, &sync.waiter);
 	wait_for_completion(&sync.done);
 	return sync.error;
+}
+
+/**
+ * kc_journal_busy() - may the worker be writing?
+ * @j:		the journal of a device that has failed
+ *
+ * It does not begin to write again then.  Any context.
+ * Return: true if it may.
+ */
+bool kc_journal_busy(struct kc_journal *j)
+{
+	return work_busy(&j->work) & WORK_BUSY_RUNNING;
 }
 
 /**
@@ -1285,6 +1356,7 @@ void kc_journal_setup(struct kc_journal *j, struct kc_area *area,
 	INIT_LIST_HEAD(&j->intents);
 	INIT_LIST_HEAD(&j->dirty);
 	init_waitqueue_head(&j->intents_ended);
+	init_waitqueue_head(&j->flushes_ended);
 	INIT_WORK(&j->work, kc_journal_work);
 	INIT_DELAYED_WORK(&j->timer, kc_journal_timer);
 }

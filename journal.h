@@ -37,6 +37,9 @@ struct kc_waiter {
  * @kicked:	the cache needs clean blocks
  * @nr_intents:	intents in the journal whose data is under way
  * @intents_ended: for these to be none
+ * @flushes:	flushes from above under way, in two turns
+ * @flush_turn:	the turn of those that come; changed by @work alone
+ * @flushes_ended: for one of the turns to be none
  * @work:	commits and writes back; all below is its alone
  * @timer:	bounds how long a change rides in memory
  * @dirty:	map blocks with logged changes, by first_seq
@@ -67,6 +70,9 @@ struct kc_journal {
 	bool kicked;
 	atomic_t nr_intents;
 	wait_queue_head_t intents_ended;
+	atomic_t flushes[2];
+	unsigned int flush_turn;
+	wait_queue_head_t flushes_ended;
 
 	struct work_struct work;
 	struct delayed_work timer;
@@ -96,9 +102,12 @@ void kc_journal_wait(struct kc_journal *j, struct kc_waiter *waiter);
 void kc_journal_intend(struct kc_journal *j, struct kc_claim *claim);
 void kc_journal_intent_ended(struct kc_journal *j);
 void kc_journal_hurry(struct kc_journal *j);
-void kc_journal_flushed(struct kc_journal *j, u64 seq);
+int kc_journal_flushed(struct kc_journal *j, u64 seq);
+unsigned int kc_journal_flush_begin(struct kc_journal *j);
+void kc_journal_flush_end(struct kc_journal *j, unsigned int turn, bool failed);
 void kc_journal_lost(struct kc_journal *j, int error);
 int kc_journal_sync(struct kc_journal *j, bool checkpoint);
+bool kc_journal_busy(struct kc_journal *j);
 void kc_journal_kick(struct kc_journal *j);
 
 #endif

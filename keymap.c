@@ -323,7 +323,7 @@ static int kc_keymap_wait_clean(struct kc_keymap *map, unsigned int tries)
 	map->want_clean(map);
 	schedule_timeout(HZ / 10);
 	finish_wait(&map->idle, &wait);
-	if (READ_ONCE(map->area->mode) == KC_FAILED)
+	if (READ_ONCE(map->area->mode) == KC_FAILED || bdev_read_only(map->area->bdev))
 		return -EIO;
 	/* Read-only, what recovery changed stays for ever. */
 	if (map->area->mode == KC_RO && tries == 100)

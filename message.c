@@ -514,10 +514,13 @@ static int kc_msg_owner(struct kc_msg *msg, unsigned int argc)
 		KC_MSG_ERR(t, "%u words, expected %u: %s", argc, verb->argc, verb->usage);
 		return -EINVAL;
 	}
-	if (verb->changes && kd->area.mode != KC_RW) {
-		KC_MSG_ERR(t, "owner %s: the metadata %s", argv[1],
-			   kd->area.mode == KC_RO ? "is read-only" : "has failed");
-		return kd->area.mode == KC_RO ? -EROFS : -EIO;
+	if (verb->changes && kd->area.mode == KC_FAILED) {
+		KC_MSG_ERR(t, "owner %s: the metadata has failed", argv[1]);
+		return -EIO;
+	}
+	if (verb->changes && kc_area_read_only(&kd->area)) {
+		KC_MSG_ERR(t, "owner %s: the metadata is read-only", argv[1]);
+		return -EROFS;
 	}
 	if (verb->changes) {
 		mutex_lock(&kd->keys.admin);

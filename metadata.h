@@ -128,6 +128,13 @@ bool kc_area_test_state(struct kc_area *area, u32 map_block);
 void kc_area_set_state(struct kc_area *area, u32 map_block);
 int kc_area_write_state(struct kc_area *area);
 
+/* May the metadata not be changed now, but perhaps later?  Any context. */
+static inline bool kc_area_read_only(const struct kc_area *area)
+{
+	return area->mode == KC_RO || bdev_read_only(area->bdev) ||
+	       get_disk_ro(dm_disk(area->md));
+}
+
 /* The payload of a unit of an area block */
 static inline void *kc_payload(u8 *block, unsigned int unit)
 {

@@ -338,6 +338,8 @@ int kc_owner_write(struct kc_keys *keys, u32 slot, const struct kc_owner *owner)
 	lockdep_assert_held(&keys->admin);
 	if (keys->area->mode != KC_RW)
 		return -EIO;
+	if (bdev_read_only(keys->area->bdev))
+		return -EROFS;
 	buf = kmalloc(KC_BLOCK_SIZE, GFP_KERNEL);
 	if (!buf)
 		return -ENOMEM;
@@ -737,7 +739,8 @@ static void kc_owners_unlock(struct kc_keys *keys, u32 slot, u32 end, bool calle
 	lockdep_assert_held(&keys->slots.lock);
 	for (; keys->device_loaded && slot < end; slot++) {
 		owner = keys->owners[slot];
-		if (owner && !owner->held && owner->state != KC_UNLOCKED)
+		if (owner && !owner->held && !owner->ending &&
+		    owner->state != KC_UNLOCKED)
 			kc_owner_unlock(keys, owner, callers);
 	}
 }

@@ -28,6 +28,7 @@
  * @work:	going on where it may sleep
  * @waiter:	a flush, or a FUA write whose data is durable
  * @seq:	a flush: journal blocks before it become durable
+ * @flush_turn:	from kc_journal_flush_begin()
  * @conv:	conversion; conv.ks is its key
  */
 struct kc_io {
@@ -40,6 +41,7 @@ struct kc_io {
 	struct work_struct work;
 	struct kc_waiter waiter;
 	u64 seq;
+	unsigned int flush_turn;
 	struct kc_conv conv;	/* last */
 };
 
@@ -137,13 +139,22 @@ static void kc_flush_failed(struct work_struct *work)
 static void kc_flush_endio(struct bio *bio)
 {
 	struct kc_io *io = kc_io_back(bio);
+	struct kc_journal *j = &io->t->kd->journal;
 
+	kc_journal_flush_end(j, io->flush_turn, bio->bi_status);
 	if (bio->bi_status) {
 		kc_io_queue(io, io->t->kd->slow_wq, kc_flush_failed);
 		return;
 	}
-	kc_journal_flushed(&io->t->kd->journal, io->seq);
+	if (kc_journal_flushed(j, io->seq))
+		bio->bi_status = BLK_STS_IOERR;
 	bio_endio(bio);
+}
+
+static void kc_flush_remap(struct kc_io *io)
+{
+	io->flush_turn = kc_journal_flush_begin(&io->t->kd->journal);
+	kc_io_remap(io, kc_flush_endio);
 }
 
 /* The commit a flush waited for. */
@@ -156,7 +167,7 @@ static void kc_flush_committed(struct kc_waiter *waiter, int error, u64 seq)
 		return;
 	}
 	io->seq = seq;
-	kc_io_remap(io, kc_flush_endio);
+	kc_flush_remap(io);
 	dm_submit_bio_remap(io->bio, NULL);
 }
 
@@ -172,7 +183,7 @@ static int kc_flush_map(struct kc_io *io)
 		kc_journal_wait(&kd->journal, &io->waiter);
 		return DM_MAPIO_SUBMITTED;
 	}
-	kc_io_remap(io, kc_flush_endio);
+	kc_flush_remap(io);
 	return DM_MAPIO_REMAPPED;
 }
 
@@ -578,10 +589,25 @@ static int kc_change_map(struct kc_io *io, u32 index)
 	return DM_MAPIO_SUBMITTED;
 }
 
+/* Writers within the kernel ask nobody whether a device or its disk is read-only. */
+static bool kc_refuse_write(struct kc_io *io)
+{
+	struct kc_area *area = &io->t->kd->area;
+
+	if (likely(area->mode != KC_RO && !bdev_read_only(io->bio->bi_bdev) &&
+		   !bdev_read_only(area->data_bdev)))
+		return false;
+	DMWARN_LIMIT("%s: block %llu is not written: the table, the device or its disk is read-only",
+		     dm_device_name(area->md), io->claim.block);
+	return true;
+}
+
 static int kc_write_map(struct kc_io *io, u32 index, unsigned int nr)
 {
 	struct kc_dev *kd = io->t->kd;
 
+	if (unlikely(kc_refuse_write(io)))
+		return DM_MAPIO_KILL;
 	nr = min_t(unsigned int, nr, (BIO_MAX_VECS << (PAGE_SHIFT - SECTOR_SHIFT)) >>
 				     kd->area.block_shift);
 	/* One section, or the slot may be another owner's when it gives its key. */
@@ -606,6 +632,8 @@ static int kc_write_map(struct kc_io *io, u32 index, unsigned int nr)
 
 static int kc_discard_map(struct kc_io *io, u32 index, unsigned int nr)
 {
+	if (unlikely(kc_refuse_write(io)))
+		return DM_MAPIO_KILL;
 	kc_accept(io, nr);
 	if (!kc_keyslot_valid(&io->t->kd->keys.slots, KC_SLOT_DEVICE))
 		return kc_kill_locked(io, KC_SLOT_DEVICE);

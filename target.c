@@ -28,7 +28,8 @@
 #define KC_WATCH_INTERVAL	(HZ / 2)
 
 static LIST_HEAD(kc_devs);
-static DEFINE_MUTEX(kc_devs_lock);
+static DEFINE_MUTEX(kc_devs_lock);	/* also of each: state, refs, loading, lengths */
+static DECLARE_WAIT_QUEUE_HEAD(kc_devs_wait);	/* for one's state to change */
 
 /* ---- devices ---- */
 
@@ -92,7 +93,8 @@ static void kc_watch(struct work_struct *work)
 	queue_delayed_work(kc_unbound_wq, &kd->watch, KC_WATCH_INTERVAL);
 }
 
-static void kc_dev_free(struct kc_dev *kd)
+/* Ends all that goes on; nothing is written behind it. */
+static void kc_dev_stop(struct kc_dev *kd)
 {
 	cancel_delayed_work_sync(&kd->watch);
 	if (kd->journal.buf && !kd->map.recovering && kd->area.mode == KC_RW &&
@@ -110,6 +112,10 @@ static void kc_dev_free(struct kc_dev *kd)
 		destroy_workqueue(kd->drain_wq);
 	if (kd->crypt.wq)
 		destroy_workqueue(kd->crypt.wq);
+}
+
+static void kc_dev_free(struct kc_dev *kd)
+{
 	kc_crypt_exit(&kd->crypt);
 	kc_keymap_exit(&kd->map);
 	kc_journal_exit(&kd->journal);
@@ -143,6 +149,7 @@ static struct kc_dev *kc_dev_alloc(struct mapped_device *md)
 		      kc_key_invalid);
 	if (kc_area_init(&kd->area, md, kc_area_failed) || kc_crypt_init(&kd->crypt) ||
 	    !kd->slow_wq || !kd->drain_wq || !kd->crypt.wq || !kd->journal.wq) {
+		kc_dev_stop(kd);
 		kc_dev_free(kd);
 		return NULL;
 	}
@@ -208,11 +215,166 @@ static int kc_dev_start(struct kc_dev *kd, struct kc_target *t,
 	return r;
 }
 
-/* Opens a metadata area nobody has open. */
+/* ---- the list of devices ---- */
+
+/* Do two ranges of sectors share some?  Also of a disk and its partitions. */
+static bool kc_overlap(struct block_device *a, u64 a_start, u64 a_len,
+		       struct block_device *b, u64 b_start, u64 b_len)
+{
+	if (a->bd_disk != b->bd_disk)
+		return false;
+	a_start += get_start_sect(a);
+	b_start += get_start_sect(b);
+	return a_start < b_start + b_len && b_start < a_start + a_len;
+}
+
+/* Waits for a device to be open, or gone; kc_devs_lock is dropped meanwhile. */
+static int kc_devs_wait_change(void)
+{
+	DEFINE_WAIT(wait);
+
+	prepare_to_wait(&kc_devs_wait, &wait, TASK_KILLABLE);
+	mutex_unlock(&kc_devs_lock);
+	schedule();
+	finish_wait(&kc_devs_wait, &wait);
+	mutex_lock(&kc_devs_lock);
+	return fatal_signal_pending(current) ? -EINTR : -EAGAIN;
+}
+
+/*
+ * Does a device that is open, opened or closed stand in the way of a table, which is not
+ * another one for the same mapped device and area?  *@room is cut to what is free for a
+ * new area.  Return: 0; -EAGAIN to look again; or another errno with an error said.
+ */
+static int kc_dev_conflict(struct kc_target *t, struct block_device *bdev,
+			   const struct kc_dev *kd, u64 *room)
+{
+	const struct kc_area *area = &kd->area;
+	u64 start = get_start_sect(bdev) + t->meta_offset;
+	u64 data = get_start_sect(area->data_bdev) + area->data_start;
+	u64 meta = get_start_sect(area->bdev) + area->start;
+
+	if (kc_overlap(bdev, t->meta_offset, 1, area->bdev, area->start, kd->meta_len)) {
+		if (kd->state == KC_DEV_CLOSING)
+			return kc_devs_wait_change();
+		kc_error("metadata area is in use by %s", dm_device_name(area->md));
+		return -EBUSY;
+	}
+	if (area->md == dm_table_get_md(t->ti->table)) {
+		if (kd->state != KC_DEV_OPEN)
+			return kc_devs_wait_change();
+		kc_error("the live table has its metadata at sector %llu of %pg, not at %llu of %pg: remove the device to change that",
+			 (u64)area->start, area->bdev, t->meta_offset, bdev);
+		return -EBUSY;
+	}
+	if (kc_overlap(t->dev->bdev, t->start, t->ti->len,
+		       area->data_bdev, area->data_start, kd->data_len) ||
+	    kc_overlap(t->dev->bdev, t->start, t->ti->len,
+		       area->bdev, area->start, kd->meta_len) ||
+	    kc_overlap(bdev, t->meta_offset, 1,
+		       area->data_bdev, area->data_start, kd->data_len)) {
+		if (kd->state == KC_DEV_CLOSING)
+			return kc_devs_wait_change();
+		kc_error("data or metadata would lie over those of %s",
+			 dm_device_name(area->md));
+		return -EBUSY;
+	}
+	if (bdev->bd_disk == area->bdev->bd_disk && start < meta)
+		*room = min(*room, (meta - start) / KC_BLOCK_SECTORS);
+	if (bdev->bd_disk == area->data_bdev->bd_disk && start < data)
+		*room = min(*room, (data - start) / KC_BLOCK_SECTORS);
+	return 0;
+}
+
+/*
+ * A device whose metadata has failed writes no more, and is left behind by another table, when
+ * what it has under way can no longer race with the other one's recovery.
+ */
+static int kc_dev_leave(struct kc_target *t, struct kc_dev *kd)
+{
+	if (!dm_suspended(t->ti))
+		kc_error("the metadata of the live table has failed: suspend the device before loading a table");
+	else if (kc_journal_busy(&kd->journal) || mutex_is_locked(&kd->keys.admin))
+		kc_error("the metadata of the live table has failed, and a write of it has not ended: try again");
+	else
+		return 0;
+	return -EBUSY;
+}
+
+/*
+ * Finds the device of a table's metadata area, if it is open.  Return: it; NULL if there is
+ * none, with *@room cut; or an ERR_PTR(), -EAGAIN to look again.
+ */
+static struct kc_dev *kc_dev_find(struct kc_target *t, struct block_device *bdev,
+				  u64 *room)
+{
+	struct kc_dev *kd, *found = NULL;
+	int r;
+
+	lockdep_assert_held(&kc_devs_lock);
+	list_for_each_entry(kd, &kc_devs, list) {
+		if (kd->area.md == dm_table_get_md(t->ti->table) &&
+		    kd->area.bdev == bdev && kd->area.start == t->meta_offset &&
+		    kd->loading != t->ti->table) {
+			r = 0;
+			if (kd->state != KC_DEV_OPEN)
+				r = kc_devs_wait_change();
+			else if (kd->area.mode == KC_FAILED)
+				r = kc_dev_leave(t, kd);
+			else if (!found)
+				found = kd;
+		} else {
+			r = kc_dev_conflict(t, bdev, kd, room);
+		}
+		if (r)
+			return ERR_PTR(r);
+	}
+	return found;
+}
+
+/* Does another table fit a device that is open? */
+static int kc_dev_match(struct kc_dev *kd, struct kc_target *t,
+			const struct kc_params *params)
+{
+	bool rw = dm_table_get_mode(t->ti->table) & KC_MODE_WRITE;
+	struct kc_area *area = &kd->area;
+	int r;
+
+	if (rw != (area->mode == KC_RW)) {
+		kc_error("the live table is %s: remove the device to change that",
+			 rw ? "read-only" : "read-write");
+		return -EBUSY;
+	}
+	if (area->data_bdev != t->dev->bdev || area->data_start != t->start) {
+		kc_error("the live table has its data at sector %llu of %pg, not at %llu of %pg: remove the device to change that",
+			 (u64)area->data_start, area->data_bdev, (u64)t->start,
+			 t->dev->bdev);
+		return -EBUSY;
+	}
+	r = kc_area_match(area, params);
+	if (!r)
+		r = kc_device_reload(&kd->keys, &t->ref, t->keyring);
+	if (!r)
+		kc_keymap_reopen(&kd->map);
+	return r;
+}
+
+/* The last reference is gone; kc_devs_lock held, dropped meanwhile. */
+static void kc_dev_close(struct kc_dev *kd)
+{
+	kd->state = KC_DEV_CLOSING;
+	mutex_unlock(&kc_devs_lock);
+	kc_dev_stop(kd);
+	mutex_lock(&kc_devs_lock);
+	list_del(&kd->list);
+	wake_up_all(&kc_devs_wait);
+	kc_dev_free(kd);
+}
+
+/* Opens a metadata area nobody has open; kc_devs_lock held, dropped meanwhile. */
 static struct kc_dev *kc_dev_open(struct kc_target *t, struct block_device *bdev,
 				  const struct kc_params *params,
-				  const struct kc_cipher *cipher,
-				  u64 max_area_blocks)
+				  const struct kc_cipher *cipher, u64 room)
 {
 	struct kc_dev *kd = kc_dev_alloc(dm_table_get_md(t->ti->table));
 	int r;
@@ -226,87 +388,70 @@ static struct kc_dev *kc_dev_open(struct kc_target *t, struct block_device *bdev
 	kd->area.same_bdev = bdev == t->dev->bdev;
 	kd->area.mode = dm_table_get_mode(t->ti->table) & KC_MODE_WRITE ? KC_RW : KC_RO;
 	kd->crypt.cipher = *cipher;
-	r = kc_dev_start(kd, t, params, max_area_blocks);
+	kd->meta_len = room * KC_BLOCK_SECTORS;
+	kd->data_len = t->ti->len;
+	kd->loading = t->ti->table;
+	list_add(&kd->list, &kc_devs);
+	mutex_unlock(&kc_devs_lock);
+	r = kc_dev_start(kd, t, params, room);
+	mutex_lock(&kc_devs_lock);
 	if (r) {
-		kc_dev_free(kd);
+		kc_dev_close(kd);
 		return ERR_PTR(r);
 	}
-	list_add(&kd->list, &kc_devs);
+	kd->meta_len = kd->area.layout.end * KC_BLOCK_SECTORS;
+	kd->state = KC_DEV_OPEN;
+	wake_up_all(&kc_devs_wait);
 	queue_delayed_work(kc_unbound_wq, &kd->watch, 0);
 	return kd;
 }
 
 /*
  * The device of a metadata area: the one that is open, when its mapped device
- * loads another table, or a new one.  A device whose metadata failed writes no
- * more, and is left behind.
+ * loads another table, or a new one.
  */
 static struct kc_dev *kc_dev_get(struct kc_target *t, struct block_device *bdev,
 				 const struct kc_params *params,
 				 const struct kc_cipher *cipher,
 				 u64 max_area_blocks)
 {
-	bool rw = dm_table_get_mode(t->ti->table) & KC_MODE_WRITE;
 	struct kc_dev *kd;
+	u64 room;
 	int r;
 
-	list_for_each_entry(kd, &kc_devs, list) {
-		sector_t end = kd->area.start + kd->area.layout.end * KC_BLOCK_SECTORS;
-
-		if (kd->area.bdev != bdev || t->meta_offset >= end)
-			continue;
-		if (t->meta_offset < kd->area.start) {
-			max_area_blocks = min_t(u64, max_area_blocks,
-						(kd->area.start - t->meta_offset) /
-						KC_BLOCK_SECTORS);
-			continue;
+	mutex_lock(&kc_devs_lock);
+	do {
+		room = max_area_blocks;
+		kd = kc_dev_find(t, bdev, &room);
+	} while (kd == ERR_PTR(-EAGAIN));
+	if (!kd) {
+		kd = kc_dev_open(t, bdev, params, cipher, room);
+	} else if (!IS_ERR(kd)) {
+		r = kc_dev_match(kd, t, params);
+		if (r) {
+			kd = ERR_PTR(r);
+		} else {
+			kd->data_len = max_t(u64, kd->data_len, t->ti->len);
+			kd->loading = t->ti->table;
+			kd->refs++;
 		}
-		if (kd->area.md != dm_table_get_md(t->ti->table) ||
-		    kd->area.start != t->meta_offset || kd->loading == t->ti->table) {
-			kc_error("metadata area is in use by %s",
-				 dm_device_name(kd->area.md));
-			return ERR_PTR(-EBUSY);
-		}
-		if (kd->area.mode == KC_FAILED) {
-			/* Recovery must not race with what it has under way. */
-			if (dm_suspended(t->ti))
-				continue;
-			kc_error("the metadata of the live table has failed: suspend the device before loading a table");
-			return ERR_PTR(-EBUSY);
-		}
-		if (rw != (kd->area.mode == KC_RW)) {
-			kc_error("the live table is %s: remove the device to change that",
-				 rw ? "read-only" : "read-write");
-			return ERR_PTR(-EBUSY);
-		}
-		if (kd->area.data_bdev != t->dev->bdev || kd->area.data_start != t->start) {
-			kc_error("the live table has its data at sector %llu of %pg, not at %llu of %pg: remove the device to change that",
-				 (u64)kd->area.data_start, kd->area.data_bdev, (u64)t->start,
-				 t->dev->bdev);
-			return ERR_PTR(-EBUSY);
-		}
-		r = kc_area_match(&kd->area, params);
-		if (!r)
-			r = kc_device_reload(&kd->keys, &t->ref, t->keyring);
-		if (r)
-			return ERR_PTR(r);
-		kc_keymap_reopen(&kd->map);
-		kd->loading = t->ti->table;
-		kd->refs++;
-		return kd;
 	}
-	kd = kc_dev_open(t, bdev, params, cipher, max_area_blocks);
-	if (!IS_ERR(kd))
-		kd->loading = t->ti->table;
+	mutex_unlock(&kc_devs_lock);
 	return kd;
 }
 
-static void kc_dev_put(struct kc_dev *kd)
+static void kc_dev_put(struct kc_dev *kd, struct dm_table *table)
 {
-	if (--kd->refs)
-		return;
-	list_del(&kd->list);
-	kc_dev_free(kd);
+	mutex_lock(&kc_devs_lock);
+	mutex_lock(&kd->event_lock);
+	if (kd->table == table)
+		kd->table = NULL;
+	mutex_unlock(&kd->event_lock);
+	if (kd->loading == table)
+		kd->loading = NULL;
+	if (!--kd->refs)
+		kc_dev_close(kd);
+	mutex_unlock(&kc_devs_lock);
 }
 
 /* ---- table lines ---- */
@@ -431,17 +576,8 @@ static void kc_dtr(struct dm_target *ti)
 	struct kc_target *t = ti->private;
 
 	kc_request_exit(t);	/* its pages are counted by the device */
-	if (t->kd) {
-		mutex_lock(&kc_devs_lock);
-		mutex_lock(&t->kd->event_lock);
-		if (t->kd->table == ti->table)
-			t->kd->table = NULL;
-		mutex_unlock(&t->kd->event_lock);
-		if (t->kd->loading == ti->table)
-			t->kd->loading = NULL;
-		kc_dev_put(t->kd);
-		mutex_unlock(&kc_devs_lock);
-	}
+	if (t->kd)
+		kc_dev_put(t->kd, ti->table);
 	if (t->meta_dev)
 		dm_put_device(ti, t->meta_dev);
 	if (t->dev)
@@ -451,43 +587,30 @@ static void kc_dtr(struct dm_target *ti)
 	kfree(t);
 }
 
-static int kc_ctr_locked(struct dm_target *ti, unsigned int argc, char **argv)
+/* <cipher> <key> <iv_offset>; options have been parsed. */
+static int kc_ctr_format(struct kc_target *t, char **argv, struct kc_params *params,
+			 struct kc_cipher *cipher)
 {
-	struct kc_target *t = ti->private;
-	struct kc_params params = { .sector_size = KC_BLOCK_SIZE };
-	struct kc_cipher cipher;
-	struct block_device *bdev;
-	const char *error = NULL, *meta_path = NULL;
-	u64 offset, room;
-	struct kc_dev *kd;
+	unsigned int block_sectors = params->sector_size >> SECTOR_SHIFT;
+	const char *error = NULL;
 	int r;
 
-	if (argc < 5) {
-		kc_error("table line has %u arguments, at least 5 are needed: <cipher> <key> <iv_offset> <device> <offset>",
-			 argc);
-		return -EINVAL;
-	}
-	t->meta_cache = KC_META_CACHE_DEFAULT;
-	r = kc_parse_opts(t, &params, argc - 5, argv + 5, &meta_path);
-	if (r)
-		return r;
-	if (ti->len & ((params.sector_size >> SECTOR_SHIFT) - 1)) {
+	if (t->ti->len & (block_sectors - 1)) {
 		kc_error("length of %llu sectors is not a multiple of sector_size %u",
-			 (u64)ti->len, params.sector_size);
+			 (u64)t->ti->len, params->sector_size);
 		return -EINVAL;
 	}
-	params.nr_blocks = ti->len >> (ilog2(params.sector_size) - SECTOR_SHIFT);
-	if (params.nr_blocks > KC_MAX_BLOCKS) {
-		kc_error("device of %llu blocks is too large", params.nr_blocks);
+	params->nr_blocks = t->ti->len >> ilog2(block_sectors);
+	if (params->nr_blocks > KC_MAX_BLOCKS) {
+		kc_error("device of %llu blocks is too large", params->nr_blocks);
 		return -EFBIG;
 	}
-
-	r = kc_cipher_parse(&cipher, argv[0], &error);
+	r = kc_cipher_parse(cipher, argv[0], &error);
 	if (r) {
 		kc_error("cipher %.100s: %s", argv[0], error);
 		return r;
 	}
-	params.cipher = argv[0];
+	params->cipher = argv[0];
 	r = kc_keyref_parse(&t->ref, argv[1], &error);
 	if (r) {
 		/* It may be a key by mistake: not for the log. */
@@ -495,13 +618,23 @@ static int kc_ctr_locked(struct dm_target *ti, unsigned int argc, char **argv)
 		kc_error("%s", error);
 		return r;
 	}
-	params.key_size = t->ref.size;
-	if (kstrtou64(argv[2], 10, &params.iv_offset) ||
-	    params.iv_offset & ((params.sector_size >> SECTOR_SHIFT) - 1)) {
+	params->key_size = t->ref.size;
+	if (kstrtou64(argv[2], 10, &params->iv_offset) ||
+	    params->iv_offset & (block_sectors - 1)) {
 		kc_error("iv_offset %s is not a multiple of sector_size in sectors",
 			 argv[2]);
 		return -EINVAL;
 	}
+	return 0;
+}
+
+/* <device> <offset> */
+static int kc_ctr_data(struct kc_target *t, char **argv)
+{
+	struct dm_target *ti = t->ti;
+	u64 offset, size;
+	int r;
+
 	r = dm_get_device(ti, argv[3], dm_table_get_mode(ti->table), &t->dev);
 	if (r) {
 		kc_error("cannot open device %s", argv[3]);
@@ -516,13 +649,39 @@ static int kc_ctr_locked(struct dm_target *ti, unsigned int argc, char **argv)
 		return -EINVAL;
 	}
 	t->start = offset;
-	if (offset > bdev_nr_sectors(t->dev->bdev) ||
-	    ti->len > bdev_nr_sectors(t->dev->bdev) - offset) {
+	size = bdev_nr_sectors(t->dev->bdev);
+	if (offset > size || ti->len > size - offset) {
 		kc_error("device %s has %llu sectors, the data needs %llu from sector %llu on",
-			 argv[3], (u64)bdev_nr_sectors(t->dev->bdev),
-			 (u64)ti->len, offset);
+			 argv[3], size, (u64)ti->len, offset);
 		return -EINVAL;
 	}
+	return 0;
+}
+
+static int kc_ctr_args(struct dm_target *ti, unsigned int argc, char **argv)
+{
+	struct kc_target *t = ti->private;
+	struct kc_params params = { .sector_size = KC_BLOCK_SIZE };
+	struct kc_cipher cipher;
+	struct block_device *bdev;
+	const char *error = NULL, *meta_path = NULL;
+	struct kc_dev *kd;
+	u64 room;
+	int r;
+
+	if (argc < 5) {
+		kc_error("table line has %u arguments, at least 5 are needed: <cipher> <key> <iv_offset> <device> <offset>",
+			 argc);
+		return -EINVAL;
+	}
+	t->meta_cache = KC_META_CACHE_DEFAULT;
+	r = kc_parse_opts(t, &params, argc - 5, argv + 5, &meta_path);
+	if (!r)
+		r = kc_ctr_format(t, argv, &params, &cipher);
+	if (!r)
+		r = kc_ctr_data(t, argv);
+	if (r)
+		return r;
 	bdev = t->dev->bdev;
 	if (meta_path) {
 		r = dm_get_device(ti, meta_path, dm_table_get_mode(ti->table),
@@ -566,6 +725,7 @@ static int kc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	unsigned int noio = 0;
 	struct kc_target *t;
 	int r = -ENOMEM;
+	char *error;
 
 	if (suspended)
 		noio = memalloc_noio_save();
@@ -576,14 +736,13 @@ static int kc_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	}
 	t->ti = ti;
 	ti->private = t;
-	mutex_lock(&kc_devs_lock);
-	kc_error("cannot be loaded");
-	r = kc_ctr_locked(ti, argc, argv);
+	error = kc_error_begin();
+	r = kc_ctr_args(ti, argc, argv);
 	if (r == -ENOMEM)
 		kc_error("out of memory");
-	mutex_unlock(&kc_devs_lock);
+	kc_error_end();
 	if (r) {
-		ti->error = kc_error_text();
+		ti->error = error;
 		kc_dtr(ti);
 	}
 out:
@@ -644,11 +803,12 @@ static void kc_postsuspend(struct dm_target *ti)
 
 /* ---- status ---- */
 
-static const char *kc_mode_name(enum kc_mode mode)
+static const char *kc_mode_name(const struct kc_area *area)
 {
-	switch (mode) {
+	switch (area->mode) {
 	case KC_RW:
-		return "rw";
+		return kc_area_read_only(area) || bdev_read_only(area->data_bdev) ?
+		       "ro" : "rw";
 	case KC_RO:
 		return "ro";
 	default:
@@ -668,7 +828,7 @@ static unsigned int kc_status_info(struct kc_dev *kd, char *result,
 	next = j->next_seq;
 	tail = j->tail_seq;
 	spin_unlock_irq(&j->lock);
-	DMEMIT("%s %llu %llu/%u %lld %lld %lld ", kc_mode_name(kd->area.mode), next - 1,
+	DMEMIT("%s %llu %llu/%u %lld %lld %lld ", kc_mode_name(&kd->area), next - 1,
 	       next - tail, kd->area.layout.journal_blocks,
 	       (s64)atomic64_read(&kd->locked_reads),
 	       (s64)atomic64_read(&kd->locked_writes),
