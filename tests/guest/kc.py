@@ -15,6 +15,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 
 SECTOR = 512
 
@@ -336,6 +337,43 @@ def errno_of(what, *args, **kw):
     except OSError as e:
         return ERRNO.get(e.errno, e.errno)
     return "none"
+
+
+
+class Later:
+    """Something that takes its time, in a process of its own; a False it returns is an error, too."""
+
+    def __init__(self, what, *args):
+        self.code = None
+        self.pid = os.fork()
+        if not self.pid:
+            try:
+                code = 200 if what(*args) is False else 0
+            except OSError as e:
+                code = e.errno
+            except BaseException as e:
+                diag(repr(e))
+                code = 201
+            os._exit(code)
+
+    def poll(self):
+        if self.code is None:
+            pid, code = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(code)
+        return self.code
+
+    def waits(self):
+        time.sleep(0.5)
+        return self.poll() is None
+
+    def end(self):
+        """Name of the error it ended with, or "none"."""
+        for _ in range(600):
+            if self.poll() is not None:
+                break
+            time.sleep(0.1)
+        return {None: "hangs", 0: "none", 200: "wrong data"}.get(self.code) or ERRNO.get(self.code, self.code)
 
 
 BLKDISCARD, BLKZEROOUT = 0x1277, 0x127f

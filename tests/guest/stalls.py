@@ -19,6 +19,7 @@ SLOW_BLOCK = SLOW // 8
 KEYS = {who: os.urandom(64) for who in ("root", "alice", "bob", "carl")}
 UIDS = {1: None, 2: 1000, 3: 1001}
 log = kc.Log()
+Later = kc.Later
 
 
 # ---- disks that stop, and break ----
@@ -52,42 +53,6 @@ def break_meta(first, nr):
 
 def mend_meta():
     kc.reload("meta", meta_table())
-
-
-class Later:
-    """Something that takes its time, in a process of its own; a False it returns is an error, too."""
-
-    def __init__(self, what, *args):
-        self.code = None
-        self.pid = os.fork()
-        if not self.pid:
-            try:
-                code = 200 if what(*args) is False else 0
-            except OSError as e:
-                code = e.errno
-            except BaseException as e:
-                kc.diag(repr(e))
-                code = 201
-            os._exit(code)
-
-    def poll(self):
-        if self.code is None:
-            pid, code = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.code = os.waitstatus_to_exitcode(code)
-        return self.code
-
-    def waits(self):
-        time.sleep(0.5)
-        return self.poll() is None
-
-    def end(self):
-        """Name of the error it ended with, or "none"."""
-        for _ in range(600):
-            if self.poll() is not None:
-                break
-            time.sleep(0.1)
-        return {None: "hangs", 0: "none", 200: "wrong data"}.get(self.code) or kc.ERRNO.get(self.code, self.code)
 
 
 # ---- the device ----
