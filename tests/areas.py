@@ -1,0 +1,132 @@
+#!/usr/bin/python3
+# See 41-areas.t.
+#
+# SPDX-License-Identifier: GPL-2.0-only
+
+import os
+
+import kc
+
+DATA, META = "/dev/disk/kc/data", "/dev/disk/kc/meta"
+BLOCK = 4096
+LENGTH, OFFSET = 16 << 11, 32768        # data in the middle of its disk
+BEHIND = OFFSET + LENGTH
+AREA = 17 * BLOCK                       # both superblocks of an area
+log = kc.Log()
+
+
+def table(*opts, disk=None, offset=OFFSET, length=LENGTH):
+    opts = ("owner:uid",) + opts
+    return "0 %d keyed-crypt aes-xts-plain64 :64:logon:kc:root 0 %s %d %d %s" % (
+        length, disk or DATA, offset, len(opts), " ".join(opts))
+
+
+def wipe():
+    """Wherever these tests have an area."""
+    for disk, sectors in (DATA, (0, 16384, OFFSET + 16384, BEHIND)), (META, (0, 16384)):
+        for at in sectors:
+            kc.zero(disk, at * 512, 2 << 20)
+
+
+def zeros(disk, sector, size=AREA):
+    """Is there nothing, where an area would be?"""
+    return not any(kc.read(disk, sector * 512, size))
+
+
+# ---- another area under a live device ----
+
+def another_area():
+    """Tables that name the metadata elsewhere, where it is all zeros. What is resumed with one of them sees an
+    empty device, and writes over the data."""
+    in_front, elsewhere = table(), table("meta_device:" + META)
+    for name, live, new, place in (
+            ("in front, meta_device elsewhere", in_front, elsewhere, (META, 0)),
+            ("elsewhere, meta_device left out", elsewhere, in_front, (DATA, 0)),
+            ("in front, another meta_offset", in_front, table("meta_offset:16384"), (DATA, 16384)),
+            ("in front, meta_offset behind the data", in_front, table("meta_offset:%d" % BEHIND), (DATA, BEHIND)),
+            ("elsewhere, another meta_offset", elsewhere, table("meta_device:" + META, "meta_offset:16384"), (META, 16384)),
+            ("elsewhere, and the data too", elsewhere, table("meta_device:" + META, "meta_offset:16384", offset=0), (META, 16384))):
+        wipe()
+        dev = kc.create("kc", live)
+        kc.write(dev, 0, b"a" * BLOCK, sync=True)
+        before = kc.table_of("kc")
+        refused(name, new, *place)
+        kc.equal(name + ": the device has its table", kc.table_of("kc"), before)
+        kc.equal(name + ": which may be loaded", kc.errno_of(kc.reload, "kc", live), "none")
+        kc.same(name + ": the data is there", kc.read(dev, 0, BLOCK), b"a" * BLOCK)
+        kc.remove("kc")
+
+    wipe()
+    dev = kc.create("kc", in_front)
+    kc.write(dev, 0, b"a" * BLOCK, sync=True)
+    kc.suspend("kc")
+    refused("suspended", elsewhere, META, 0)
+    kc.resume("kc")
+    kc.same("suspended: the data is there", kc.read(dev, 0, BLOCK), b"a" * BLOCK)
+    kc.remove("kc")
+
+    # a device whose metadata has failed does not leave its place to another area, either
+    wipe()
+    size = kc.size_of(META) // 512
+    meta = kc.create("meta", "0 %d linear %s 0" % (size, META))
+    live = table("meta_device:" + meta)
+    dev = kc.create("kc", live)
+    kc.write(dev, 0, b"a" * BLOCK, sync=True)
+    kc.reload("meta", "0 %d error" % size)
+    kc.write(dev, BLOCK, b"b" * BLOCK)
+    kc.equal("failed: commit says so", kc.errno_of(kc.message, "kc", "commit"), "EIO")
+    kc.reload("meta", "0 %d linear %s 0" % (size, META))
+    kc.suspend("kc")
+    refused("failed", in_front, DATA, 0)
+    kc.equal("failed: the same area may be loaded", kc.errno_of(kc.reload, "kc", live), "none")
+    kc.same("failed: the data is there", kc.read(dev, 0, BLOCK), b"a" * BLOCK)
+    kc.remove("kc", "meta")
+
+
+def refused(name, new, *place):
+    """A table for the live device that must not be taken."""
+    log.new()
+    error = kc.errno_of(kc.load, "kc", new)
+    kc.errno_of(kc.clear, "kc")
+    said = [line for line in log.new() if "table: " in line and "keyed-crypt: " in line]
+    kc.equal(name + ": refused", error, "EBUSY")
+    kc.equal(name + ": with one line in the log", len(said), 1)
+    kc.ok(name + ": and nothing is written there", zeros(*place))
+
+
+# ---- two mapped devices ----
+
+def overlaps():
+    """Another device whose data or metadata would lie over those of an open one."""
+    wipe()
+    dev = kc.create("kc", table("meta_offset:%d" % BEHIND))
+    kc.write(dev, 0, b"a" * BLOCK, sync=True)
+    other = "meta_device:" + META
+    for name, error, new, place in (
+            ("its data over the data", "EBUSY", table(other), (META, 0)),
+            ("its data over the data's end", "EBUSY", table(other, offset=BEHIND - 8, length=8192), (META, 0)),
+            ("its data over the metadata", "EBUSY", table(other, offset=BEHIND + 1024, length=8192), (META, 0)),
+            ("its metadata in the data", "EBUSY", table("meta_offset:%d" % (OFFSET + 16384), offset=0, length=8192),
+             (DATA, OFFSET + 16384)),
+            ("its data before the data", "none", table(other, offset=0, length=OFFSET), None)):
+        kc.zero(META, 0, 2 << 20)
+        log.new()
+        got = kc.errno_of(kc.create, "kc2", new)
+        if got == "none":
+            kc.remove("kc2")
+        kc.equal("another device, %s: %s" % (name, "refused" if place else "accepted"), got, error)
+        if place:
+            kc.equal("another device, %s: with one line in the log" % name,
+                     len([line for line in log.new() if "table: " in line and "keyed-crypt: " in line]), 1)
+            kc.ok("another device, %s: nothing is written there" % name, zeros(*place))
+    kc.same("the first has its data", kc.read(dev, 0, BLOCK), b"a" * BLOCK)
+    kc.remove("kc")
+
+
+kc.join_session()
+for who in "root", "alice", "bob":
+    kc.add_key("logon", "kc:" + who, os.urandom(64))
+for check in another_area, overlaps:
+    if kc.wanted(check.__name__):
+        check()
+kc.done()
