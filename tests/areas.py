@@ -123,10 +123,53 @@ def overlaps():
     kc.remove("kc")
 
 
+# ---- tables and disks that are read-only ----
+
+def fsync(dev):
+    fd = os.open(dev, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def fresh(*opts):
+    """A device with an owner, whose block 0 is his, and block 1 the device key's."""
+    wipe()
+    dev = kc.create("kc", table(*opts))
+    kc.message("kc", "owner add alice 1000 :64:logon:kc:alice")
+    kc.write(dev, 0, b"a" * BLOCK, uid=1000)
+    kc.write(dev, BLOCK, b"r" * BLOCK, sync=True)
+    return dev
+
+
+def read_only_table():
+    """What is in the kernel, as a filesystem or another target, does not ask whether a disk is read-only: Linux only
+    warns, and lets its writes through."""
+    dev = fresh("allow_discards")
+    kc.remove("kc")
+    before = kc.disk_stat(DATA)[2:5]
+    dev = kc.create("kc", table("allow_discards"), ro=True)
+    try:
+        top = kc.create("top", "0 %d linear %s 0" % (LENGTH, dev))
+    except OSError:
+        top = None                      # newer kernels do not open it for writing
+    if top:
+        for name, what, *args in (("a write of an own block", kc.write, BLOCK, b"x" * BLOCK),
+                                  ("of a new one", kc.write, 5 * BLOCK, b"x" * BLOCK),
+                                  ("a discard", kc.discard, BLOCK, BLOCK)):
+            kc.equal("read-only table, from within the kernel: %s" % name, kc.errno_of(what, top, *args), "EIO")
+        kc.same("the block has what it had", kc.read(top, BLOCK, BLOCK), b"r" * BLOCK)
+        kc.equal("a flush does no harm", kc.errno_of(fsync, top), "none")
+        kc.remove("top")
+    kc.equal("read-only table: nothing was written to the disk", kc.disk_stat(DATA)[2:5], before)
+    kc.remove("kc")
+
+
 kc.join_session()
 for who in "root", "alice", "bob":
     kc.add_key("logon", "kc:" + who, os.urandom(64))
-for check in another_area, overlaps:
+for check in another_area, overlaps, read_only_table:
     if kc.wanted(check.__name__):
         check()
 kc.done()
