@@ -3,7 +3,10 @@
 #
 # SPDX-License-Identifier: GPL-2.0-only
 
+import fcntl
 import os
+import struct
+import time
 
 import kc
 
@@ -125,6 +128,17 @@ def overlaps():
 
 # ---- tables and disks that are read-only ----
 
+BLKROSET = 0x125d
+
+
+def set_ro(path, ro):
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, BLKROSET, struct.pack("=i", ro))
+    finally:
+        os.close(fd)
+
+
 def fsync(dev):
     fd = os.open(dev, os.O_RDONLY)
     try:
@@ -166,10 +180,72 @@ def read_only_table():
     kc.remove("kc")
 
 
+def disk_read_only():
+    """The disk below is made read-only for a while, with a change in memory that is not durable yet."""
+    for name, disk, opts in (("the disk", DATA, ()), ("the metadata's disk", META, ("meta_device:" + META,)),
+                             ("the data's disk", DATA, ("meta_device:" + META,))):
+        name += " is read-only: "
+        dev = fresh(*opts)
+        kc.write(dev, 10 * BLOCK, b"n" * BLOCK)
+        log.new()
+        set_ro(disk, 1)
+        before = kc.disk_stat(disk)[2:5]
+        errors = [kc.errno_of(kc.write, dev, 11 * BLOCK, b"x" * BLOCK)]
+        kc.ok(name + "a new block is refused", errors[0] in ("EIO", "EROFS", "EPERM"), errors)
+        if disk == DATA:
+            kc.ok(name + "an own block too", kc.errno_of(kc.write, dev, BLOCK, b"x" * BLOCK) in ("EIO", "EROFS", "EPERM"))
+        if name != "the data's disk is read-only: ":
+            kc.ok(name + "a flush fails, for a change that cannot be logged", kc.errno_of(fsync, dev) in ("EIO", "EROFS"))
+            kc.equal(name + "so does a message", kc.errno_of(kc.message, "kc", "owner add bob 1001 :64:logon:kc:bob"), "EROFS")
+        time.sleep(0.2)
+        kc.equal(name + "nothing is written to it", kc.disk_stat(disk)[2:5], before)
+        kc.ok(name + "the log says it", [line for line in log.new() if "keyed-crypt" in line and "read-only" in line])
+        kc.ok(name + "status does not say failed", kc.status("kc").split()[3] in ("ro", "rw"), kc.status("kc"))
+        kc.same(name + "reads go on", kc.read(dev, 0, BLOCK), b"a" * BLOCK)
+        kc.same(name + "of what is not durable, too", kc.read(dev, 10 * BLOCK, BLOCK), b"n" * BLOCK)
+        set_ro(disk, 0)
+        name = name.replace("is read-only", "is writable again")
+        kc.equal(name + "the change in memory becomes durable", kc.errno_of(fsync, dev), "none")
+        kc.equal(name + "a new block is written", kc.errno_of(kc.write, dev, 12 * BLOCK, b"m" * BLOCK, sync=True), "none")
+        kc.equal(name + "a message is taken", kc.errno_of(kc.message, "kc", "owner add bob 1001 :64:logon:kc:bob"), "none")
+        kc.equal(name + "status", kc.status("kc").split()[3], "rw")
+        kc.remove("kc")
+        dev = kc.create("kc", table(*opts))
+        kc.equal(name + "all is there", [kc.read(dev, b * BLOCK, 1 * BLOCK)[:1] for b in (0, 1, 10, 11, 12)],
+                 [b"a", b"r", b"n", b"\0", b"m"])
+        kc.remove("kc")
+
+
+def device_read_only():
+    """The mapped device itself is: nothing changes by messages, nor by what is in the kernel and writes all the same."""
+    dev = fresh()
+    top = kc.create("top", "0 %d linear %s 0" % (LENGTH, dev))
+    fd = os.open(dev, os.O_RDWR | os.O_DIRECT)
+    buf = kc.mmap.mmap(-1, BLOCK)
+    set_ro(dev, 1)
+    log.new()
+    before = kc.disk_stat(DATA)[2:5]
+    kc.equal("the device is read-only: writes of programs are refused", kc.errno_of(os.pwritev, fd, [buf], BLOCK), "EPERM")
+    for name, block in ("of an own block", 1), ("of a new one", 5):
+        kc.equal("the device is read-only: a write from within the kernel, %s" % name,
+                 kc.errno_of(kc.write, top, block * BLOCK, b"x" * BLOCK), "EIO")
+    kc.equal("the device is read-only: a message", kc.errno_of(kc.message, "kc", "owner add bob 1001 :64:logon:kc:bob"), "EROFS")
+    kc.ok("the device is read-only: the log says it", [line for line in log.new() if "keyed-crypt" in line and "read-only" in line])
+    kc.equal("the device is read-only: nothing was written", kc.disk_stat(DATA)[2:5], before)
+    kc.same("the device is read-only: reads go on", kc.read(dev, BLOCK, BLOCK), b"r" * BLOCK)
+    set_ro(dev, 0)
+    kc.equal("the device is writable again: programs", kc.errno_of(os.pwritev, fd, [buf], BLOCK), "none")
+    kc.equal("the device is writable again: the kernel", kc.errno_of(kc.write, top, 5 * BLOCK, b"x" * BLOCK), "none")
+    kc.equal("the device is writable again: messages",
+             kc.errno_of(kc.message, "kc", "owner add bob 1001 :64:logon:kc:bob"), "none")
+    os.close(fd)
+    kc.remove("top", "kc")
+
+
 kc.join_session()
 for who in "root", "alice", "bob":
     kc.add_key("logon", "kc:" + who, os.urandom(64))
-for check in another_area, overlaps, read_only_table:
+for check in another_area, overlaps, read_only_table, disk_read_only, device_read_only:
     if kc.wanted(check.__name__):
         check()
 kc.done()
