@@ -304,6 +304,7 @@ class Device:
                 raise Refused("map state block %d is not authentic" % b)
             self.state += payload
         self.changed = {}               # map block: entries, as the journal left them
+        self.lost = set()               # those of them that could not be read; with entries of None
         self.recover()
 
     def check_super(self, s, area_blocks, rw):
@@ -427,6 +428,8 @@ class Device:
         if index not in self.changed:
             entries = self.stored(index)
             if entries is None:
-                raise Refused("cannot load map block %d for recovery" % index)
+                # What the journal does not say of it is not known; what it says may count, or not.
+                self.lost.add(index)
+                entries = [None] * ENTRIES
             self.changed[index] = entries
         self.changed[index][block % ENTRIES] = slot
