@@ -376,6 +376,30 @@ class Later:
         return {None: "hangs", 0: "none", 200: "wrong data"}.get(self.code) or ERRNO.get(self.code, self.code)
 
 
+class Held:
+    """Somebody is held up where he calls this function: a kernel thread, or a process; see failinject/holdup.c."""
+
+    def __init__(self, function, pid=0):
+        self.function = function
+        self.put("hold", "%s %d" % (function, pid))
+
+    def put(self, name, value):
+        with open("/sys/module/holdup/parameters/" + name, "w") as param:
+            param.write(value)
+
+    def waits(self, seconds=10):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with open("/sys/module/holdup/parameters/waiting") as param:
+                if self.function in param.read().split():
+                    return True
+            time.sleep(0.05)
+        return False
+
+    def go_on(self):
+        self.put("release", self.function)
+
+
 BLKDISCARD, BLKZEROOUT = 0x1277, 0x127f
 
 
