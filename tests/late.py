@@ -124,10 +124,68 @@ def lost_flush():
     kc.remove("kc")
 
 
+# ---- a worker behind a recovery ----
+
+def old_worker():
+    """The metadata fails while the worker is in the middle of writing back; with another table it is recovered."""
+    meta = kc.create("meta", meta_table())
+    dev = opened(meta)
+    put(dev, 0, 2)
+    last = half_full(dev)
+    put(dev, last, 2)
+    held = kc.Held(SENDS_FLUSH)
+    flush = Later(fsync, dev)
+    kc.ok("a worker under way: it has written map blocks back", held.waits())
+    kc.equal("a worker under way: the flush is done", flush.end(), "none")
+    kc.reload("meta", meta_table(f.OWNER_START))
+    kc.equal("a worker under way: a failure", kc.errno_of(kc.message, "kc", "owner add carol 1002 :64:logon:kc:carol"), "EIO")
+    kc.reload("meta", meta_table())
+    released = False
+    suspend = Later(kc.suspend, "kc")
+    if suspend.waits():
+        held.go_on()
+        released = True
+    kc.equal("a worker under way: suspend", suspend.end(), "none")
+    error = "EBUSY"
+    for _ in range(20):
+        load = Later(kc.load, "kc", table(meta))
+        if load.waits() and not released:
+            held.go_on()
+            released = True
+        error = load.end()
+        if error != "EBUSY":
+            break
+        if not released:
+            held.go_on()
+            released = True
+        time.sleep(0.5)
+    kc.equal("a worker under way: the table is loaded, at once or after it", error, "none")
+    # when it has been resumed, the old table goes, and waits for its worker
+    resume = Later(kc.resume, "kc")
+    if not released:
+        time.sleep(1)
+    put(dev, last + 1, 2)
+    kc.equal("a worker under way: with it the map changes", kc.errno_of(fsync, dev), "none")
+    if not released:
+        kc.diag("the table was loaded while the worker was under way")
+        held.go_on()
+    kc.equal("a worker under way: resume", resume.end(), "none")
+    time.sleep(1)
+    copy = kc.read(META, 0, LAYOUT.end * BLOCK)
+    kc.remove("kc")
+    kc.write(META, 0, copy)
+    error = kc.errno_of(kc.create, "kc", table(meta))
+    if kc.equal("a worker under way: after a crash the device opens", error, "none"):
+        kc.equal("a worker under way: with all that was flushed, before and after",
+                 lost(dev, [2] + [1] * (last - 1) + [2, 2]), {})
+        kc.remove("kc")
+    kc.remove("meta")
+
+
 kc.join_session()
 for who, key in KEYS.items():
     kc.add_key("logon", "kc:" + who, key)
-for check in (lost_flush,):
+for check in lost_flush, old_worker:
     if kc.wanted(check.__name__):
         started = time.monotonic()
         check()
