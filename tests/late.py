@@ -182,10 +182,53 @@ def old_worker():
     kc.remove("meta")
 
 
+# ---- another one has been here ----
+
+def another_instance():
+    """As with hibernation: a device is as it was when the image was made, and meanwhile another one has used the disk."""
+    for name, leaves_clean, suspended in (("clean, suspended", True, True), ("not clean, suspended", False, True),
+                                          ("clean, live", True, False)):
+        dev = opened(META)
+        put(dev, 0, 2)
+        kc.remove("kc")
+        old = kc.read(META, 0, LAYOUT.end * BLOCK)
+        # the other one
+        dev = kc.create("kc", table(META))
+        put(dev, 1, 2)
+        put(dev, 2, 3)
+        fsync(dev)
+        new = kc.read(META, 0, LAYOUT.end * BLOCK)
+        kc.remove("kc")
+        if leaves_clean:
+            new = kc.read(META, 0, LAYOUT.end * BLOCK)
+        # the one that goes on where it was
+        kc.write(META, 0, old)
+        dev = kc.create("kc", table(META))
+        get(dev, 0)
+        if suspended:
+            kc.suspend("kc")
+        kc.write(META, 0, new)
+        if suspended:
+            kc.resume("kc")
+        say = "another one has used the disk, %s: " % name
+        error = kc.errno_of(put, dev, 3, 2)
+        flushed = kc.errno_of(fsync, dev)
+        what = error, flushed, state(), get(dev, 1)
+        kc.diag("%s%s" % (say, what))
+        kc.ok(say + "it is seen before anything is written: failed, or read again",
+              state() == "failed" and "EIO" in what[:2] or what == ("none", "none", "rw", 2), what)
+        kc.remove("kc")
+        error = kc.errno_of(kc.create, "kc", table(META))
+        if kc.equal(say + "the device opens", error, "none"):
+            kc.equal(say + "with what the other has flushed", [get(dev, b) for b in (0, 1, 2)], [2, 2, 3])
+            kc.ok(say + "and the last write if that was flushed", get(dev, 3) == 2 or flushed != "none", get(dev, 3))
+            kc.remove("kc")
+
+
 kc.join_session()
 for who, key in KEYS.items():
     kc.add_key("logon", "kc:" + who, key)
-for check in lost_flush, old_worker:
+for check in lost_flush, old_worker, another_instance:
     if kc.wanted(check.__name__):
         started = time.monotonic()
         check()
