@@ -286,13 +286,38 @@ def read_only():
         mend()
 
 
+def no_such_slot():
+    """Entries of slots there are not: what is written over them is the writer's, also after a crash."""
+    image = f.make_area(KEYS["root"], LENGTH // 8)
+    keys = f.Keys(KEYS["root"], *(f.super_parse(image)[word] for word in ("salt", "uuid")))
+    for kind, at, payload in ((f.MAP, LAYOUT.map, b"\xff\xff" * f.ENTRIES), (f.STATE, LAYOUT.state, b"\1".ljust(8 * f.UNIT_PAYLOAD, b"\0"))):
+        image[at * BLOCK:(at + 1) * BLOCK] = keys.seal_block(kind, at, payload)
+    kc.write(META, 0, bytes(image))
+    globals()["dev"] = kc.create("kc", table())
+    kc.message("kc", "owner add alice 1000 :64:logon:kc:alice")
+    kc.equal("an entry of no slot is an error", get(7), None)
+    put(7, 2)
+    kc.message("kc", "commit")
+    put(8, 2)
+    put(9, 1)
+    name = "a write over an entry of no slot"
+    kc.equal(name, [get(b) for b in (7, 8, 9)], [(2, 0), (2, 0), (1, 0)])
+    copy = crashed()
+    for ro in True, False:
+        if open_again(name + ", after a crash", copy, ro):
+            kc.equal(name + ", after a crash%s: what was committed is there" % (", read-only" * ro), get(7), (2, 0))
+            kc.ok(name + ", after a crash%s: the others are there, or an error" % (", read-only" * ro),
+                  get(8) in ((2, 0), None) and get(9) in ((1, 0), None), (get(8), get(9)))
+            kc.remove("kc")
+
+
 kc.join_session()
 for who, key in KEYS.items():
     kc.add_key("logon", "kc:" + who, key)
 dev = None
 data = kc.create("data", with_bad(DATA, LENGTH, ()))
 meta = kc.create("meta", with_bad(META, META_LENGTH, ()))
-for check in intent, journal, map_block, read_only:
+for check in intent, journal, map_block, read_only, no_such_slot:
     if kc.wanted(check.__name__):
         check()
 kc.remove("data", "meta")
