@@ -224,6 +224,18 @@ def make_area(key, nr_blocks, owner_blocks=1, journal_blocks=128, sector_size=40
     return image
 
 
+def add_owners(image, device_key, owners):
+    """Puts owners into a new area: (slot, name, key description, key, ids) of each."""
+    s = super_parse(image)
+    keys = Keys(device_key, s["salt"], s["uuid"])
+    for slot, name, desc, key, ids in owners:
+        check = hkdf(key, s["salt"], 1, s["uuid"], 32)
+        payload = OWNER_HEAD.pack(1, len(key), 1, len(ids), name.encode(), check, desc.encode())
+        payload += b"".join(struct.pack("<II", i, i) for i in ids)
+        at = OWNER_START * BLOCK + slot * SECTOR
+        image[at:at + SECTOR] = keys.seal_unit(OWNER, at // SECTOR, payload.ljust(UNIT_PAYLOAD, b"\0"))
+
+
 # --- reading --------------------------------------------------------------------------------------
 
 class Refused(Exception):
