@@ -244,6 +244,30 @@ def watch():
     kc.ok("and no more when all keys are wrong ones", took["wrong keys"] < 1.4 * took["their keys there"] + 5, took)
 
 
+# ---- keys that look the same ----
+
+def same_address():
+    """A key is updated twice, with other bytes: where they are is where the first ones were, now and then."""
+    owners = [(slot, "o%d" % slot, "kc:o%d" % slot, os.urandom(64), [slot + 5000]) for slot in range(2, 62)]
+    image = f.make_area(KEYS["root"], LENGTH // 8, owner_blocks=8)
+    f.add_owners(image, KEYS["root"], owners)
+    kc.write(META, 0, bytes(image))
+    for _, _, desc, key, _ in owners:
+        kc.add_key("logon", desc, key)
+    kc.create("kc", table())
+    kc.equal("sixty owners are unlocked", kc.status("kc").count(":unlocked"), 60)
+    os.sched_setaffinity(0, {0})
+    for _, _, desc, _, _ in owners:
+        kc.add_key("logon", desc, os.urandom(64))
+        time.sleep(0.1)                 # a grace period, and the memory is free
+        kc.add_key("logon", desc, os.urandom(64))
+    os.sched_setaffinity(0, {0, 1})
+    time.sleep(2.5)
+    states = kc.status("kc").split()[10:]
+    kc.equal("keys with other bytes: all are wrong ones", [s for s in states if not s.endswith(":wrong-key")], [])
+    kc.remove("kc")
+
+
 # ---- slots that change hands ----
 
 def slot_changes_hands():
@@ -282,7 +306,7 @@ serial = {who: kc.add_key("logon", "kc:" + who, key) for who, key in KEYS.items(
 slow = kc.create("slow", "0 %d linear %s %d" % (LENGTH - SLOW, DATA, SLOW))
 data = kc.create("data", "0 %d linear %s 0\n%d %d linear %s 0" % (SLOW, DATA, SLOW, LENGTH - SLOW, slow))
 meta = kc.create("meta", "0 %d linear %s 0" % (META_LENGTH, META))
-for check in (message_under_way, write_under_way, lock_and_walk, lock_and_destroy, watch, slot_changes_hands):
+for check in (message_under_way, write_under_way, lock_and_walk, lock_and_destroy, watch, same_address, slot_changes_hands):
     if kc.wanted(check.__name__):
         started = time.monotonic()
         check()
