@@ -102,6 +102,17 @@ is "the device's blocks are read" "$(kio same 200 32)" ok
 is "unassigned blocks too" "$(kio read 5000 8)" ok
 is "somebody else may write over bob's block" "$(kio write 1000 163)" ok
 
+# A write whose beginning is bob's: what is behind that is somebody else's, and may be gone if it is not written
+# now (f2fs puts files of several owners into one bio, and gives no page of it a second try).
+read -r r w <<< "$(locked)"
+is "a direct write of bob's block and of nobody's behind it" "$(kio mixed 1001 1100 $disk)" EIO
+is "nobody's part is written all the same" "$(msg map 1100 3)" $'1100 1 0\n1101 1 1\n1102 1 0'
+is "and right" "$(kio same 1101)" ok
+is "one write was locked" "$(locked)" "$r $((w + 1))"
+is "the same over a block of alice's" "$(kio mixed 1001 99 $disk)" EIO
+is "that is under nobody's key then" "$(msg map 99 3)" $'99 1 0\n100 1 1\n101 1 2'
+is "and has what was written" "$(kio same 100)" ok
+
 # With a slow disk: what does not fail has to wait, what fails does not
 must msg commit
 must dmsetup load lower --table "0 $size delay $disk 0 400"

@@ -8,6 +8,8 @@ a result is "ok" or the name of an error.
   bread BLOCK [COUNT]           buffered, nothing of it cached before
   readahead BLOCK [COUNT]       posix_fadvise(WILLNEED), then a buffered read
   write UID BLOCK [COUNT]       direct write of random bytes as that user
+  mixed UID BLOCK DISK          direct write of two blocks as that user with one request: the first from memory
+                                of its own, the second, of nobody's, from the page cache of a disk
   same BLOCK [COUNT]            direct read: "ok" if it is what was last written there, or "differs"
   discard BLOCK                 a discard: the result
   flush                         fsync of the device
@@ -68,6 +70,21 @@ def writing(fd, buf, block, uid):
         return "ok" if os.pwritev(fd, [buf], block * BLOCK) == len(buf) else "short"
     finally:
         os.seteuid(0)
+
+
+def mixed(uid, block, disk):
+    """All the same the second is what is written there, if it is."""
+    fd, source = os.open(dev, os.O_RDWR | os.O_DIRECT), os.open(disk, os.O_RDONLY)
+    own, other = mmap.mmap(-1, BLOCK), mmap.mmap(source, BLOCK, prot=mmap.PROT_READ)
+    own[:] = os.urandom(BLOCK)
+    written[block + 1] = other[:]
+    os.seteuid(uid)
+    try:
+        return "ok" if os.pwritev(fd, [own, other], block * BLOCK) == 2 * BLOCK else "short"
+    finally:
+        os.seteuid(0)
+        os.close(source)
+        os.close(fd)
 
 
 def discarding(fd, block):
@@ -151,6 +168,8 @@ for line in sys.stdin:
     try:
         if op in ("read", "bread", "readahead", "write", "same"):
             answer = io(op, args)
+        elif op == "mixed":
+            answer = attempt(mixed, int(args[0]), int(args[1]), args[2])
         elif op == "flush":
             answer = attempt(fsync)
         elif op == "ms":
