@@ -3,6 +3,11 @@
 # spin with power going at every point. And the model can tell: with one ordering taken out, it finds
 # a state that is wrong. KC_MODEL=full (make check-model) has larger bounds.
 #
+# What the map in memory asks of processors that reorder reads and writes is in tests/model/litmus: tests for
+# the kernel's memory model, in herd7's format, and beside each one that never fails variants that can.
+# tests/model/litmus.py checks them; so does herd7, which Debian 12 does not have, if it is there and HERD_MODEL
+# names the folder tools/memory-model of a kernel.
+#
 # SPDX-License-Identifier: GPL-2.0-only
 
 # explore DEFINE...: all states of the model; what spin says is in $kc_log
@@ -63,9 +68,26 @@ broken() { # what, defines...
 	diag "$*: $(grep '^pan:1' "$kc_log")"
 }
 
+litmus() {
+	local f name result got
+
+	for f in "$KC_TESTS"/model/litmus/*.litmus; do
+		name=$(basename "$f" .litmus)
+		result=$(sed -n 's/^ \* Result: //p' "$f")
+		got=$("$KC_TESTS/model/litmus.py" "$f")
+		diag "$got"
+		is "litmus test $name" "${got% *}" "$name $result"
+		if [[ ${HERD_MODEL:-} ]] && command -v herd7 > /dev/null; then
+			got=$(cd "$HERD_MODEL" && herd7 -conf linux-kernel.cfg "$f" | sed -n 's/^Observation //p')
+			is "litmus test $name with herd7" "${got%% [0-9]*}" "$name $result"
+		fi
+	done
+}
+
 host_main() {
 	local plain=(-DWRITES=2 -DCRASHES=1 -DDISCARDS=0) more=(-DWRITES=3 -DCRASHES=1 -DDISCARDS=0 -DFUAS=0)
 
+	litmus
 	ok "spin is there" spin -V
 	if [[ ${KC_MODEL:-} == full ]]; then
 		full
