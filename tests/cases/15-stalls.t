@@ -18,6 +18,8 @@ host_main() {
 
 load_module
 must modprobe dm-delay
+[[ -e $KC_OUT/failinject.ko ]] || bail 'failinject.ko is not built: make failinject'
+must insmod "$KC_OUT/failinject.ko"
 run_python stalls.py ${2:+"$2"}
 ok "the module can go" unload_module
 done_testing

@@ -638,6 +638,107 @@ def objects():
         return sum(int(row.split()[1]) for row in info if row.startswith("kmalloc-4k "))
 
 
+# ---- others' disks ----
+
+def others_open():
+    """A device whose disk stands still while it is opened keeps no other from coming and going."""
+    dev, _ = opened()
+    put(dev, 0)
+    kc.remove("kc")
+    kc.zero(META, 8 << 20, 8 << 20)
+    other = "0 4096 keyed-crypt aes-xts-plain64 :64:logon:kc:carl 0 %s 24576 1 meta_offset:16384" % META
+    kc.create("early", other)
+    stop("meta")
+    opening = Later(kc.create, "kc", table())
+    kc.ok("others' disks: a device waits for its disk", opening.waits())
+    gone = Later(kc.remove, "early")
+    kc.equal("others' disks: another is removed meanwhile", gone.end(5), "none")
+    created = Later(kc.create, "late", other) if gone.code == 0 else None
+    kc.equal("others' disks: and one created", created and created.end(5), "none")
+    kc.ok("others' disks: the first still waits", opening.poll() is None)
+    go_on("meta")
+    kc.equal("others' disks: until its disk goes on", opening.end(), "none")
+    for later in gone, created:
+        if later:
+            later.end()
+    kc.ok("others' disks: all is there", has(kc.node(kc.dm(kc.DEV_STATUS, "kc")[0]), 0))
+    kc.remove("kc", *["late"] * (created is not None))
+
+
+def walks():
+    """Who reads the whole map from a slow disk does not hold up who suspends the device."""
+    dev, _ = opened()
+    blocks = range(0, LENGTH // 8, f.ENTRIES)
+    for b in blocks:
+        put(dev, b)
+    kc.remove("kc")
+    for message in "owner list", "map 0 %d" % (LENGTH // 8):
+        dev = kc.create("kc", table())
+        kc.reload("meta", "0 %d delay %s 0 700" % (META_LENGTH, META))
+        walk = Later(kc.message, "kc", message)
+        kc.ok("%s: it takes its time" % message, walk.waits())
+        start = time.monotonic()
+        kc.suspend("kc")
+        took = time.monotonic() - start
+        kc.ok("%s: the device is suspended meanwhile" % message, took < 2.5, "%.1f s" % took)
+        reader = Later(has, dev, 0)
+        mend_meta()
+        kc.resume("kc")
+        kc.ok("%s: it ends, or says why not" % message, walk.end() in ("none", "EBUSY", "EAGAIN", "EINTR"), walk.code)
+        kc.equal("%s: what came meanwhile goes on" % message, reader.end(), "none")
+        kc.remove("kc")
+
+
+# ---- memory, where the device cannot write ----
+
+def io_allocations(what, *args):
+    """How many allocations the module has made meanwhile that may wait for I/O; and the first one's place."""
+    for name, value in ("times", 0), ("io", 1), ("nth", 1 << 30):
+        with open("/sys/module/failinject/parameters/" + name, "w") as param:
+            param.write(str(value))
+    what(*args)
+    found = []
+    for name in "seen", "site":
+        with open("/sys/module/failinject/parameters/" + name) as param:
+            found.append(param.read().strip())
+    with open("/sys/module/failinject/parameters/nth", "w") as param:
+        param.write("0")
+    return int(found[0]), found[1]
+
+
+def suspended_memory():
+    """While it is suspended the device may be what memory would have to be written to."""
+    for name, address in zip(("start", "end"), kc.module_text()):
+        with open("/sys/module/failinject/parameters/" + name, "w") as param:
+            param.write(str(address))
+    dev, layout = opened()
+    kc.message("kc", "owner add carl 1002 :64:logon:kc:carl")
+    put(dev, 0)
+    good = KEYS["carl"]
+    serial["carl"] = kc.add_key("logon", "kc:carl", os.urandom(64))
+    for _ in range(50):
+        if ":wrong-key" in kc.status("kc"):
+            break
+        time.sleep(0.1)
+    kc.ok("memory: an owner waits for his key", ":wrong-key" in kc.status("kc"), kc.status("kc"))
+    kc.equal("memory: a message that has the owners waits for no I/O", io_allocations(kc.message, "kc", "owner ids carl 1003"), (0, ""))
+    kc.equal("memory: nor does one that looks for a key",
+             io_allocations(lambda: kc.errno_of(kc.message, "kc", "owner unlock carl")), (0, ""))
+    kc.suspend("kc")
+    kc.equal("memory: nor the watch, suspended", io_allocations(time.sleep, 1.5), (0, ""))
+    kc.equal("memory: nor the resume", io_allocations(kc.resume, "kc"), (0, ""))
+    break_meta(layout.journal, 128)
+    put(dev, 2)
+    kc.equal("memory: a failure", kc.errno_of(commit), "EIO")
+    mend_meta()
+    kc.suspend("kc")
+    kc.equal("memory: nor another table, suspended after a failure", io_allocations(kc.load, "kc", table()), (0, ""))
+    kc.equal("memory: and its resume", io_allocations(kc.resume, "kc"), (0, ""))
+    kc.ok("memory: all is there", has(dev, 0) and state() == "rw")
+    serial["carl"] = kc.add_key("logon", "kc:carl", good)
+    kc.remove("kc")
+
+
 # ---- a disk that lies ----
 
 def changing_journal():
@@ -681,7 +782,7 @@ slow = kc.create("slow", "0 %d linear %s %d" % (LENGTH - SLOW, DATA, SLOW))
 data = kc.create("data", data_table())
 meta = kc.create("meta", meta_table())
 for check in (many_at_once, fails_at_the_end, full_journals, owners_added, unsettled, settled_in_part, readers, killed,
-              key_goes, small_cache, changing_journal):
+              key_goes, small_cache, others_open, walks, suspended_memory, changing_journal):
     if kc.wanted(check.__name__):
         started = time.monotonic()
         check()

@@ -19,6 +19,9 @@
  *
  * Or, with @cipher, what the module encrypts or decrypts.
  *
+ * With @io only allocations count that may wait for I/O, with @softirq only
+ * ciphers in soft interrupts; @times zero only counts, and @site is the first one's.
+ *
  * Writing @nth arms it, and sets the counters back; zero disarms it.
  */
 
@@ -26,6 +29,7 @@
 #include <linux/jhash.h>
 #include <linux/kprobes.h>
 #include <linux/module.h>
+#include <linux/sched/mm.h>
 #include <linux/spinlock.h>
 #include <linux/stacktrace.h>
 #include <asm/ibt.h>
@@ -42,6 +46,7 @@
 static unsigned long start, end;
 static unsigned int disk;
 static bool cipher;
+static bool io, softirq;
 static unsigned int times = 1;
 static unsigned int nth, seen, injected;
 static char site[KSYM_SYMBOL_LEN];
@@ -109,10 +114,10 @@ static bool fail_count(unsigned long caller, u32 hash)
 	seen++;
 	fail = nth && seen >= nth && injected < times &&
 	       (!chains || injected || fail_new_chain(jhash_1word(times, hash)));
-	if (fail) {
+	if (fail)
 		injected++;
+	if (fail || (nth && !times && !site[0]))
 		sprint_symbol_no_offset(site, caller);
-	}
 	raw_spin_unlock_irqrestore(&fail_lock, flags);
 	return fail;
 }
@@ -125,6 +130,8 @@ static bool fail_now(gfp_t gfp)
 	/* An interrupt's allocations are not the interrupted one's. */
 	if (!READ_ONCE(nth) || READ_ONCE(disk) || READ_ONCE(cipher) ||
 	    gfp & __GFP_NOFAIL || !in_task())
+		return false;
+	if (READ_ONCE(io) && !(current_gfp_context(gfp) & __GFP_IO))
 		return false;
 	caller = fail_caller(&hash);
 	return caller && fail_count(caller, hash);
@@ -166,7 +173,7 @@ static int fail_cipher(struct kprobe *p, struct pt_regs *regs)
 	unsigned long caller = regs_get_kernel_stack_nth(regs, 0);
 
 	if (!READ_ONCE(nth) || !READ_ONCE(cipher) || !fail_ours(caller) ||
-	    !fail_count(caller, 0))
+	    (READ_ONCE(softirq) && !in_serving_softirq()) || !fail_count(caller, 0))
 		return 0;
 	regs_set_return_value(regs, -EIO);
 	instruction_pointer_set(regs, (unsigned long)failinject_return);
@@ -228,6 +235,10 @@ module_param(disk, uint, 0600);
 MODULE_PARM_DESC(disk, "device number: its I/O fails, and no allocation");
 module_param(cipher, bool, 0600);
 MODULE_PARM_DESC(cipher, "encryptions and decryptions fail, and no allocation");
+module_param(io, bool, 0600);
+MODULE_PARM_DESC(io, "only allocations that may wait for I/O");
+module_param(softirq, bool, 0600);
+MODULE_PARM_DESC(softirq, "only ciphers in soft interrupts");
 module_param(times, uint, 0600);
 MODULE_PARM_DESC(times, "how many fail");
 module_param(chains, bool, 0600);
