@@ -26,7 +26,7 @@ endif
 export KC_MODULES
 
 .DEFAULT_GOAL := module
-.PHONY: help module failinject install setup check check-arch check-crash check-damage check-long check-model \
+.PHONY: help module failinject biosend install setup check check-arch check-crash check-damage check-long check-model \
 	check-kernels kernel-6.1 kernel-6.12 kernel-7 demo shell bench bench-smp bench-arm bench-programs clean distclean
 
 help:
@@ -82,8 +82,8 @@ module:
 	$(call link,)
 	+@$(kbuild) modules
 
-# What makes allocations fail, for tests; and what has bugs, for debug kernels to find
-failinject planted:
+# What makes allocations fail, and what sends odd bios, for tests; and what has bugs, for debug kernels to find
+failinject biosend planted:
 	$(have_headers)
 	$(call link,tests/modules/$@/)
 	+@$(kbuild)/tests/modules/$@ modules
@@ -99,7 +99,7 @@ setup:
 again = $(MAKE) --no-print-directory KERNEL=$(asked)
 
 check: setup
-	+@$(again) module failinject $(if $(filter %/planted.t,$(TESTS)),planted)
+	+@$(again) module failinject biosend $(if $(filter %/planted.t,$(TESTS)),planted)
 	@tests/check $(TESTS)
 
 check-damage: export KC_IMAGES ?= 10000
@@ -121,7 +121,7 @@ check-crash check-long: setup
 	+@$(again) module
 	@tests/check $(TESTS)
 
-.PHONY: failinject planted lint deb check-deb
+.PHONY: failinject biosend planted lint deb check-deb
 lint: setup
 	@tests/check tests/cases/03-lint.t
 
@@ -192,6 +192,7 @@ shell: setup
 clean:
 	+@test -z "$(KDIR)" || $(kbuild) clean
 	+@test -z "$(KDIR)" || $(kbuild)/tests/modules/failinject clean
+	+@test -z "$(KDIR)" || $(kbuild)/tests/modules/biosend clean
 	+@test -z "$(KDIR)" || $(kbuild)/tests/modules/freecipher clean
 	+@test -z "$(KDIR)" || $(kbuild)/tests/modules/planted clean
 

@@ -316,7 +316,7 @@ kc_host() {
 	mkdir -p "$VM_OUT"
 	# This very build, whatever is built while the test runs
 	modules=$("$KC_TESTS/kernel.sh" module-dir)
-	for ko in "$modules"/{,tests/modules/failinject/}*.ko; do
+	for ko in "$modules"/{,tests/modules/failinject/,tests/modules/biosend/}*.ko; do
 		[[ ! -e $ko ]] || cp "$ko" "$VM_OUT/"
 	done
 	if declare -F host_main >/dev/null; then

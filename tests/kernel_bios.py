@@ -1,0 +1,90 @@
+#!/usr/bin/python3
+# See 16-kernel-bios.t.
+#
+# SPDX-License-Identifier: GPL-2.0-only
+
+import os
+import time
+
+import kc
+
+DATA, META = "/dev/disk/kc/data", "/dev/disk/kc/meta"
+BLOCK = 4096
+LENGTH = 64 << 11
+PARAMS = "/sys/module/%s/parameters/%s"
+
+
+def put(name, value, module="failinject"):
+    with open(PARAMS % (module, name), "w") as f:
+        f.write(str(value))
+
+
+def get(name, module="failinject"):
+    with open(PARAMS % (module, name)) as f:
+        return f.read().strip()
+
+
+def send(dev, what, uid=None):
+    """Sends a bio as biosend.c reads it: what it ended with, and how many pages not its own were looked at."""
+    fd = os.open(dev, os.O_RDWR)
+    run = os.open(PARAMS % ("biosend", "run"), os.O_WRONLY)
+
+    def go():
+        os.write(run, ("%d %s" % (fd, what)).encode())
+
+    try:
+        if uid is None:
+            go()
+        else:
+            kc.run_as(uid, go)
+    finally:
+        os.close(run)
+        os.close(fd)
+    status, foreign = get("result", "biosend").split()
+    return "hangs" if status == "hangs" else kc.ERRNO.get(-int(status), "none"), int(foreign)
+
+
+def opened(data, *opts):
+    """A new device with two owners."""
+    kc.zero(META, 0, 8 << 20)
+    dev = kc.create("kc", kc.separate(LENGTH, data, META, *opts))
+    kc.message("kc", "owner add alice 1000 :64:logon:kc:alice")
+    kc.message("kc", "owner add bob 1001 :64:logon:kc:bob")
+    return dev
+
+
+def data_io(before):
+    return [b - a for a, b in zip(before, kc.disk_stat(DATA))]
+
+
+# ---- vectors that are no blocks ----
+
+def vectors():
+    dev = opened(DATA)
+    kc.equal("vectors of whole blocks are written", send(dev, "write 0 p:4096 p:8192 p:4096x5", 1000), ("none", 0))
+    kc.same("and read", kc.read(dev, 0, 8 * BLOCK), b"\xa5" * (8 * BLOCK))
+    kc.equal("they are the device's", kc.message("kc", "map 0 9"), "0 8 1\n8 1 0")
+    # whole blocks in front may be written
+    for i, (what, whole) in enumerate((("p:2048x8", 0), ("p:512x32", 0), ("p:6144 p:2048x5", 1),
+                                       ("p:1024 p:4096x3 p:3072", 0), ("p:4096@2048x4", 0))):
+        before, block = kc.disk_stat(DATA), 100 + 10 * i
+        kc.equal("a write from vectors %s fails, and no page but its own is looked at" % what,
+                 send(dev, "write %d %s" % (block * 8, what), 1000), ("EIO", 0))
+        kc.ok("a write from vectors %s: the disk sees none of it" % what, data_io(before)[2] <= whole, data_io(before))
+        first = block + whole
+        kc.equal("a write from vectors %s: nor the map" % what, kc.message("kc", "map %d 4" % first), "%d 4 0" % first)
+        kc.equal("a read into vectors %s fails" % what, send(dev, "read 0 " + what), ("EIO", 0))
+    kc.equal("with whole blocks before them, too", send(dev, "write 800 p:4096 p:2048x6", 1000), ("EIO", 0))
+    kc.same("what was there is what it was", kc.read(dev, 0, 8 * BLOCK), b"\xa5" * (8 * BLOCK))
+    kc.remove("kc")
+
+
+kc.join_session()
+for who in "root", "alice", "bob":
+    kc.add_key("logon", "kc:" + who, os.urandom(64))
+for check in (vectors,):
+    if kc.wanted(check.__name__):
+        start = time.monotonic()
+        check()
+        kc.diag("%s: %.1f s" % (check.__name__, time.monotonic() - start))
+kc.done()
