@@ -53,6 +53,20 @@ def opened(data, *opts):
     return dev
 
 
+def null_disk(name, **attributes):
+    """A disk in memory, /dev/<name>."""
+    folder = "/sys/kernel/config/nullb/" + name
+    os.mkdir(folder)
+    for key, value in dict({"size": 64, "memory_backed": 1, "irqmode": 1}, **attributes, power=1).items():
+        with open("%s/%s" % (folder, key), "w") as f:
+            f.write(str(value))
+    return "/dev/" + name
+
+
+def null_gone(name):
+    os.rmdir("/sys/kernel/config/nullb/" + name)
+
+
 def data_io(before):
     return [b - a for a, b in zip(before, kc.disk_stat(DATA))]
 
@@ -79,10 +93,36 @@ def vectors():
     kc.remove("kc")
 
 
+# ---- polled reads ----
+
+def polled():
+    """A disk whose polled requests end only if somebody polls."""
+    disk = null_disk("polled", poll_queues=1)
+    dev = opened(disk)
+    kc.equal("polled: the device can be polled", kc.queue(dev, "io_poll"), "1")
+    kc.equal("polled: a write", send(dev, "write+polled 0 p:4096x2", 1000)[0], "none")
+    kc.write(dev, 2 * BLOCK, b"a" * BLOCK, uid=1000)
+    kc.equal("polled: blocks of two owners and of none", kc.message("kc", "map 0 5"), "0 2 1\n2 1 2\n3 2 0")
+    put("timeout", 3000, "biosend")
+    for what, first, count in (("one owner's", 0, 2), ("two owners'", 0, 3), ("one's and unassigned", 2, 2),
+                               ("two owners' and unassigned", 0, 5)):
+        for when in "in memory", "not in memory":
+            if when != "in memory":
+                kc.remove("kc")
+                dev = kc.create("kc", kc.separate(LENGTH, disk, META))
+            kc.equal("polled: a read of %s blocks, their map %s" % (what, when),
+                     send(dev, "read+polled %d p:4096x%d" % (first * 8, count))[0], "none")
+            # what nobody has polled for ends now
+            send(disk, "read+polled 0 p:4096")
+    put("timeout", 10000, "biosend")
+    kc.remove("kc")
+    null_gone("polled")
+
+
 kc.join_session()
 for who in "root", "alice", "bob":
     kc.add_key("logon", "kc:" + who, os.urandom(64))
-for check in (vectors,):
+for check in (vectors, polled):
     if kc.wanted(check.__name__):
         start = time.monotonic()
         check()
