@@ -12,6 +12,7 @@ DATA, META = "/dev/disk/kc/data", "/dev/disk/kc/meta"
 BLOCK = 4096
 LENGTH = 64 << 11
 PARAMS = "/sys/module/%s/parameters/%s"
+COUNT = 1 << 30                         # that many would have to pass before one fails
 
 
 def put(name, value, module="failinject"):
@@ -119,10 +120,42 @@ def polled():
     null_gone("polled")
 
 
+# ---- large reads ----
+
+def large():
+    """How much of a read is decrypted in soft interrupt."""
+    disk = null_disk("large", poll_queues=0)
+    dev = opened(disk)
+    for name, address in zip(("start", "end"), kc.module_text()):
+        put(name, address)
+    kc.write(dev, 0, os.urandom(4 << 20))
+
+    def decrypted(size):
+        """Calls of the cipher in soft interrupt; a driver may pass each on to another."""
+        put("times", 0)
+        put("cipher", 1)
+        put("softirq", 1)
+        put("nth", COUNT)
+        status = send(dev, "read 0 p:%dx%d" % (min(size, 65536), max(size >> 16, 1)))[0]
+        put("nth", 0)
+        for name in "cipher", "softirq":
+            put(name, 0)
+        put("times", 1)
+        kc.equal("large: a read of %d KiB" % (size >> 10), status, "none")
+        return int(get("seen"))
+
+    one = decrypted(BLOCK)
+    kc.ok("large: one block is decrypted where its disk completes it", one in (1, 2), one)
+    kib = decrypted(4 << 20) // max(one, 1) * BLOCK >> 10
+    kc.ok("large: of 4 MiB no more than 256 KiB are", kib <= 256, "%d KiB" % kib)
+    kc.remove("kc")
+    null_gone("large")
+
+
 kc.join_session()
 for who in "root", "alice", "bob":
     kc.add_key("logon", "kc:" + who, os.urandom(64))
-for check in (vectors, polled):
+for check in (vectors, polled, large):
     if kc.wanted(check.__name__):
         start = time.monotonic()
         check()
