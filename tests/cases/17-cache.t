@@ -12,7 +12,7 @@ host_main() {
 	vm_boot --icount raised "${KC_ONLY:-}"
 }
 # shellcheck source=tests/lib.sh
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 # shellcheck source=tests/python.sh
 . "$KC_TESTS/python.sh"
 
