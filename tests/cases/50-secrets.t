@@ -1,5 +1,8 @@
 #!/bin/bash
-# No key leaks: not into tables, status, logs and traces, and not into memory that outlives the key.
+# No key leaks: not into tables, status, logs and traces, and not into memory that outlives the key; and when the
+# device key is gone, there is nothing left in memory of what the metadata say.
+#
+# KC_ONLY=map: only the latter.
 #
 # The host makes the keys and hands them over masked, so that the guest's memory has them only where the
 # kernel has put them; then it looks for them in dumps of that memory.
@@ -18,19 +21,15 @@ host_main() {
 	alice=$(openssl rand -hex 64)
 	mask <<< "$dev" > "$VM_OUT/dev"
 	mask <<< "$alice" > "$VM_OUT/alice"
-	for dump in unlocked locked revoked lost removed; do
-		args+=(--memdump-on "kc-dump-$dump=$VM_DIR/$dump")
-	done
-	vm_boot "${args[@]}" guest
+	search() { # how file [name=hex...]
+		local name what found of number keys=("dev=$dev" "alice=$alice")
 
-	search() { # how file
-		local name what found of number
-
+		(($# < 3)) || keys=("${@:3}")
 		seen=()
 		while read -r name what found of number; do
 			seen[$name.$what]=$found/$number
 			[[ $of == of ]] || bail "what is $name $what $found $of $number?"
-		done < <("$KC_TESTS/cases/secrets.py" "$1" "$2" "$VM_DIR/scratch.img" "dev=$dev" "alice=$alice")
+		done < <("$KC_TESTS/cases/secrets.py" "$1" "$2" "$VM_DIR/scratch.img" "${keys[@]}")
 	}
 	all() { is "$1: $2 are all there" "${seen[$2]}" "$3"; }
 	none() {
@@ -40,6 +39,15 @@ host_main() {
 			like "$1: no $what" "${seen[$what]:-}" '^0/'
 		done
 	}
+
+	if [[ ${KC_ONLY:-} == map ]]; then
+		map_host
+		return
+	fi
+	for dump in unlocked locked revoked lost removed; do
+		args+=(--memdump-on "kc-dump-$dump=$VM_DIR/$dump")
+	done
+	vm_boot "${args[@]}" guest
 
 	# Nothing is ever decrypted with the tweak's key; up to 6.12 at least it is made ready for that.
 	case $(< "$VM_OUT/release") in
@@ -77,6 +85,36 @@ host_main() {
 	} > "$VM_DIR/text"
 	search text "$VM_DIR/text"
 	all "text with a key" alice.hex 4/8
+
+	map_host
+}
+
+# What the guest's second boot writes: blocks 5 to 20 have these slots, and changes of single blocks are logged
+slots=(2 1 3 2 3 3 1 2 1 1 2 3 1 2 2 3)
+single=(4321 4322 4323)
+
+# The memory is not wiped by the kernel when it is freed, here.
+map_host() {
+	local dump args=() wanted s
+
+	wanted=(map="$(printf '%02x00' "${slots[@]}")")
+	# a record: the block, of kind 1; a count of 1; slot 2
+	for s in "${single[@]}"; do
+		wanted+=("$s=$(printf '%02x%02x0000000000010100000002000000' $((s & 255)) $((s >> 8)))")
+	done
+	for dump in open lost failed read-only removed; do
+		args+=(--memdump-on "kc-dump-map-$dump=$VM_DIR/map-$dump")
+	done
+	vm_boot --mem 256M "${args[@]}" map
+
+	search raw "$VM_DIR/map-open" "${wanted[@]}"
+	all "metadata, unlocked" map.raw 1/1
+	for dump in lost failed read-only removed; do
+		search raw "$VM_DIR/map-$dump" "${wanted[@]}"
+		none "metadata, $dump" map.raw "${single[@]/%/.raw}"
+	done
+	search memory "$VM_DIR/map-removed" "alice=$alice"
+	none "metadata, removed" alice.check
 }
 
 # shellcheck source=tests/lib.sh
@@ -116,8 +154,86 @@ everything() {
 	cat /sys/block/dm-*/dm/*
 } >> "$1" 2>/dev/null
 
+# What is left of the metadata when the device key goes: while it could be written, after a failure, and read-only
+map_guest() {
+	local b users=('' root alice bob)
+
+	put() { # user block
+		must as "$1" dd if=/dev/zero of=$dev bs=4k seek="$2" count=1 oflag=direct status=none
+	}
+	get() { dd if=$dev of=/dev/null bs=4k skip=5 count=16 iflag=direct status=none; }
+	lose() {
+		must keyctl unlink "$(keyctl search @u logon kc:dev)" @u
+		sleep 2.5
+		nok "metadata, $1: nothing is read" get
+		dump "map-$1"
+		must load_key dev
+		sleep 2.5
+	}
+	meta() { # kind
+		dmsetup suspend meta && dmsetup load meta --table "0 $offset $1" && dmsetup resume meta
+	}
+
+	mkuser alice 1000
+	mkuser bob 1001
+	for b in dev alice; do
+		must load_key $b
+	done
+	must add_key logon kc:bob "$(rand_hex 64)" @u
+	must dd if=/dev/zero of=$disk bs=1M count=8 conv=fsync
+	must dmsetup create meta --table "0 $offset linear $disk 0"
+	table="0 $(($(sectors $disk) - offset)) keyed-crypt aes-xts-plain64 :64:logon:kc:dev 0 $disk $offset 2 \
+owner:uid meta_device:/dev/mapper/meta"
+	must dmsetup create kc --table "$table"
+	must chmod 666 $dev
+	must msg owner add alice 1000 :64:logon:kc:alice
+	must msg owner add bob 1001 :64:logon:kc:bob
+	for b in "${!slots[@]}"; do
+		put "${users[slots[b]]}" $((b + 5))
+	done
+	must dmsetup remove kc
+	must dmsetup create kc --table "$table"
+	must chmod 666 $dev
+	ok "metadata: the map is read" get
+	must msg owner list
+	put alice "${single[0]}"
+	must msg commit
+	dump map-open
+	lose lost
+
+	ok "metadata: the map is read again" get
+	must dd if=$dev of=/dev/null bs=4k skip="${single[1]}" count=1 iflag=direct
+	must meta error
+	put alice "${single[1]}"
+	put alice 40
+	nok "metadata: the journal cannot be written" msg commit
+	lose failed
+	must meta "linear $disk 0"
+	must dmsetup remove kc
+
+	must dmsetup create kc --table "$table"
+	must chmod 666 $dev
+	put alice "${single[2]}"
+	put alice 41
+	must msg commit
+	must dd if=/dev/mapper/meta of=/tmp/meta bs=1M count=8 status=none
+	must dmsetup remove kc
+	must dd if=/tmp/meta of=/dev/mapper/meta bs=1M oflag=direct status=none
+	must dmsetup create kc --readonly --table "$table"
+	ok "metadata, read-only: the map is read" get
+	lose read-only
+	must dmsetup remove kc
+	must keyctl clear @u
+	dump map-removed
+	must dmsetup remove meta
+}
+
 uname -r > "$KC_OUT/release"
 load_module
+if [[ $1 == map ]]; then
+	map_guest
+	done_testing
+fi
 ok "memory is wiped when it is freed" grep -q init_on_free=1 /proc/cmdline
 mkuser alice 1000
 ok "tracing is on" bash -c 'echo 1 > /sys/kernel/tracing/events/keyed_crypt/enable'

@@ -3,6 +3,7 @@
 
   secrets.py memory DUMP DISK NAME=HEX...   in a dump of the VM's memory
   secrets.py text FILE DISK NAME=HEX...     in what the guest has printed
+  secrets.py raw DUMP DISK NAME=HEX...      in a dump, these bytes themselves, as a line "<name> raw ..."
 
 DISK is the disk's image, whose superblock has the salt and the UUID.  Prints a line "<name> <what>
 <found> of <number>" for each name and each kind of trace of the key:
@@ -15,6 +16,7 @@ DISK is the disk's image, whose superblock has the salt and the UUID.  Prints a 
   prk           the pseudorandom key of HKDF, and as HMAC pads it
   seal, super, intent
                 the keys derived for metadata (they exist for the device key only)
+  check         the check value, as an owner's record has it
 
 In pieces of 16 bytes, but for intent, which has 8.  The key itself is its own first round keys.
 """
@@ -132,6 +134,7 @@ def traces(key, disk):
         "seal": pieces(expand(2, 32)),
         "intent": [expand(4, 8)],
         "super": pieces(expand(3, 64)),
+        "check": pieces(expand(1, 32)),
     }
 
 
@@ -160,9 +163,12 @@ def text(path):
 
 self_test()
 how, path, disk = sys.argv[1:4]
-data = {"memory": memory, "text": text}[how](path)
+data = {"memory": memory, "text": text, "raw": memory}[how](path)
 for arg in sys.argv[4:]:
     name, key = arg.split("=")
+    if how == "raw":
+        print(name, "raw", int(data.find(bytes.fromhex(key)) >= 0), "of 1")
+        continue
     for what, wanted in traces(bytes.fromhex(key), disk).items():
         found = sum(data.find(w) >= 0 for w in wanted)
         print(name, what, found, "of", len(wanted))
