@@ -162,7 +162,7 @@ def read_only_table():
     warns, and lets its writes through."""
     dev = fresh("allow_discards")
     kc.remove("kc")
-    before = kc.disk_stat(DATA)[2:5]
+    before = kc.disk_stat(DATA)[3:5]
     dev = kc.create("kc", table("allow_discards"), ro=True)
     try:
         top = kc.create("top", "0 %d linear %s 0" % (LENGTH, dev))
@@ -176,7 +176,7 @@ def read_only_table():
         kc.same("the block has what it had", kc.read(top, BLOCK, BLOCK), b"r" * BLOCK)
         kc.equal("a flush does no harm", kc.errno_of(fsync, top), "none")
         kc.remove("top")
-    kc.equal("read-only table: nothing was written to the disk", kc.disk_stat(DATA)[2:5], before)
+    kc.equal("read-only table: nothing was written to the disk", kc.disk_stat(DATA)[3:5], before)
     kc.remove("kc")
 
 
@@ -189,7 +189,7 @@ def disk_read_only():
         kc.write(dev, 10 * BLOCK, b"n" * BLOCK)
         log.new()
         set_ro(disk, 1)
-        before = kc.disk_stat(disk)[2:5]
+        before = kc.disk_stat(disk)[3:5]
         errors = [kc.errno_of(kc.write, dev, 11 * BLOCK, b"x" * BLOCK)]
         kc.ok(name + "a new block is refused", errors[0] in ("EIO", "EROFS", "EPERM"), errors)
         if disk == DATA:
@@ -198,7 +198,7 @@ def disk_read_only():
             kc.ok(name + "a flush fails, for a change that cannot be logged", kc.errno_of(fsync, dev) in ("EIO", "EROFS"))
             kc.equal(name + "so does a message", kc.errno_of(kc.message, "kc", "owner add bob 1001 :64:logon:kc:bob"), "EROFS")
         time.sleep(0.2)
-        kc.equal(name + "nothing is written to it", kc.disk_stat(disk)[2:5], before)
+        kc.equal(name + "nothing is written to it", kc.disk_stat(disk)[3:5], before)
         kc.ok(name + "the log says it", [line for line in log.new() if "keyed-crypt" in line and "read-only" in line])
         kc.ok(name + "status does not say failed", kc.status("kc").split()[3] in ("ro", "rw"), kc.status("kc"))
         kc.same(name + "reads go on", kc.read(dev, 0, BLOCK), b"a" * BLOCK)
@@ -224,14 +224,14 @@ def device_read_only():
     buf = kc.mmap.mmap(-1, BLOCK)
     set_ro(dev, 1)
     log.new()
-    before = kc.disk_stat(DATA)[2:5]
+    before = kc.disk_stat(DATA)[3:5]
     kc.equal("the device is read-only: writes of programs are refused", kc.errno_of(os.pwritev, fd, [buf], BLOCK), "EPERM")
     for name, block in ("of an own block", 1), ("of a new one", 5):
         kc.equal("the device is read-only: a write from within the kernel, %s" % name,
                  kc.errno_of(kc.write, top, block * BLOCK, b"x" * BLOCK), "EIO")
     kc.equal("the device is read-only: a message", kc.errno_of(kc.message, "kc", "owner add bob 1001 :64:logon:kc:bob"), "EROFS")
     kc.ok("the device is read-only: the log says it", [line for line in log.new() if "keyed-crypt" in line and "read-only" in line])
-    kc.equal("the device is read-only: nothing was written", kc.disk_stat(DATA)[2:5], before)
+    kc.equal("the device is read-only: nothing was written", kc.disk_stat(DATA)[3:5], before)
     kc.same("the device is read-only: reads go on", kc.read(dev, BLOCK, BLOCK), b"r" * BLOCK)
     set_ro(dev, 0)
     kc.equal("the device is writable again: programs", kc.errno_of(os.pwritev, fd, [buf], BLOCK), "none")
