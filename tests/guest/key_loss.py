@@ -19,7 +19,7 @@ UIDS = {"alice": 1000, "bob": 1001, "carol": 1002, "dora": 1003}
 LAYOUT = f.Layout(LENGTH // 8, 1, 128)
 Later = kc.Later
 # where the module is held up: names in its source
-LOOKS_FOR_MAP_BLOCK, WIPES_SEALING_KEY, TAKES_KEY_OF_SLOT = "kc_mapblk_get", "kc_seal_wipe", "kc_keyslot_get"
+LOOKS_FOR_MAP_BLOCK, WIPES_SEALING_KEY = "kc_mapblk_get", "kc_sealer_wipe"
 
 
 def table():
@@ -270,43 +270,12 @@ def same_address():
 
 # ---- slots that change hands ----
 
-def slot_changes_hands():
-    """A write whose owner is known, and his slot, is held up; the slot gets another owner."""
-    rest = [(slot, "more%d" % slot, "kc:more%d" % slot, os.urandom(64), [2000 + slot]) for slot in (5, 6, 7)]
-    image = f.make_area(KEYS["root"], LENGTH // 8)
-    f.add_owners(image, KEYS["root"], rest)
-    dev = opened(("alice", "bob", "carol"), image)
-    put(dev, 1, "bob")
-    go = os.pipe()
-
-    # in the process itself: what put() forks would have another number
-    def write_as():
-        os.setegid(UIDS["alice"])
-        os.seteuid(UIDS["alice"])
-        os.read(go[0], 1)
-        kc.write(dev, 50 * BLOCK, b"a" * BLOCK)
-
-    late = Later(write_as)
-    held = kc.Held(TAKES_KEY_OF_SLOT, late.pid)
-    os.write(go[1], b"x")
-    kc.ok("a write is held up between its owner's slot and its key", held.waits())
-    destroyed = Later(kc.message, "kc", "owner destroy alice")
-    kc.equal("its owner is destroyed", soon(destroyed), "none")
-    kc.message("kc", "owner add dora 1003 :64:logon:kc:dora")
-    kc.ok("the slot is another's", "dora:2:unlocked" in kc.status("kc"), kc.status("kc"))
-    held.go_on()
-    kc.diag("the write ended with " + late.end())
-    kc.ok("and no write of the first owner's is under his key",
-          "dora 2 unlocked 1003 :64:logon:kc:dora 0" in kc.message("kc", "owner list"), kc.message("kc", "owner list"))
-    kc.remove("kc")
-
-
 kc.join_session()
 serial = {who: kc.add_key("logon", "kc:" + who, key) for who, key in KEYS.items()}
 slow = kc.create("slow", "0 %d linear %s %d" % (LENGTH - SLOW, DATA, SLOW))
 data = kc.create("data", "0 %d linear %s 0\n%d %d linear %s 0" % (SLOW, DATA, SLOW, LENGTH - SLOW, slow))
 meta = kc.create("meta", "0 %d linear %s 0" % (META_LENGTH, META))
-for check in (message_under_way, write_under_way, lock_and_walk, lock_and_destroy, watch, same_address, slot_changes_hands):
+for check in (message_under_way, write_under_way, lock_and_walk, lock_and_destroy, watch, same_address):
     if kc.wanted(check.__name__):
         started = time.monotonic()
         check()
