@@ -28,6 +28,12 @@
  */
 #define KC_PART_MIN	65536U
 
+/*
+ * Bytes decrypted in one RCU section, which who locks a key waits for, and in all in a
+ * soft interrupt; some tens of microseconds to a millisecond.
+ */
+#define KC_DECRYPT_MAX	65536U
+
 /* ---- bounce pages ---- */
 
 /*
@@ -390,20 +396,30 @@ static bool kc_convert(struct kc_part *part, struct kc_req *spare, gfp_t gfp)
 }
 
 /*
- * Decrypts under RCU: who locks a key waits for that, so nothing comes out of a
- * key that has been locked.  Return: false to go on with memory.
+ * Decrypts up to KC_DECRYPT_MAX bytes under RCU: who locks a key waits for that, so nothing
+ * comes out of a key that has been locked.  What is left is in part->in.  Return: false to
+ * go on with memory.
  */
 static bool kc_decrypt_part(struct kc_part *part, struct kc_req *spare)
 {
+	struct kc_conv *conv = part->conv;
+	unsigned int rest = 0;
 	bool complete;
 
+	if (unlikely(part->in.bi_size > KC_DECRYPT_MAX)) {
+		rest = part->in.bi_size - KC_DECRYPT_MAX;
+		part->in.bi_size = KC_DECRYPT_MAX;
+	}
 	rcu_read_lock();
-	if (unlikely(READ_ONCE(part->conv->ks->dead))) {
-		WRITE_ONCE(part->conv->status, BLK_STS_IOERR);
+	if (unlikely(READ_ONCE(conv->ks->dead))) {
+		WRITE_ONCE(conv->status, BLK_STS_IOERR);
 		part->in.bi_size = 0;
 	}
 	complete = kc_convert(part, spare, GFP_NOWAIT | __GFP_NOWARN);
 	rcu_read_unlock();
+	/* After an error nothing is left. */
+	if (unlikely(rest) && (part->in.bi_size || !READ_ONCE(conv->status)))
+		part->in.bi_size += rest;
 	return complete;
 }
 
@@ -427,10 +443,14 @@ static void kc_part_work(struct work_struct *work)
 	struct kc_conv *conv = part->conv;
 	struct kc_req *spare = NULL;
 
-	if (kc_conv_decrypts(conv))
-		while (!kc_decrypt_part(part, spare))
+	while (kc_conv_decrypts(conv) && part->in.bi_size) {
+		if (kc_decrypt_part(part, spare))
+			spare = NULL;
+		else
 			spare = mempool_alloc(&conv->pools->reqs, GFP_NOIO);
-	else
+		cond_resched();
+	}
+	if (!kc_conv_decrypts(conv))
 		kc_convert(part, NULL, GFP_NOIO);
 	if (kc_part_end(part))
 		conv->done(conv);
@@ -526,14 +546,23 @@ bool kc_encrypt(struct kc_conv *conv)
  */
 bool kc_decrypt(struct kc_conv *conv)
 {
+	struct kc_part *part = &conv->part;
+
 	kc_conv_begin(conv);
 	/* In other contexts ciphers do not work, or only asynchronously. */
-	if (unlikely(in_hardirq() || irqs_disabled() || !crypto_simd_usable()) ||
-	    unlikely(!kc_decrypt_part(&conv->part, NULL))) {
-		kc_part_queue(&conv->part);
-		return false;
-	}
-	return kc_part_end(&conv->part);
+	if (unlikely(in_hardirq() || irqs_disabled() || !crypto_simd_usable()))
+		goto elsewhere;
+	do {
+		if (unlikely(!kc_decrypt_part(part, NULL)))
+			goto elsewhere;
+		if (unlikely(part->in.bi_size && in_serving_softirq()))
+			goto elsewhere;
+	} while (part->in.bi_size);
+	return kc_part_end(part);
+
+elsewhere:
+	kc_part_queue(part);
+	return false;
 }
 
 /* ---- set-up ---- */
