@@ -241,13 +241,19 @@ static void kc_write_go(struct kc_io *io)
 	dm_submit_bio_remap(io->base, clone);
 }
 
+static void kc_write_go_work(struct work_struct *work)
+{
+	kc_write_go(container_of(work, struct kc_io, work));
+}
+
+/* Not by the journal's worker: the disk may let who sends wait, and others need it. */
 static void kc_write_intended(struct kc_claim *claim, int error)
 {
 	struct kc_io *io = container_of(claim, struct kc_io, claim);
 
 	if (error)
 		io->conv.status = BLK_STS_IOERR;
-	kc_write_go(io);
+	kc_io_queue(io, io->t->kd->crypt.wq, kc_write_go_work);
 }
 
 static void kc_write_sums(struct kc_claim *claim, unsigned int at, unsigned int nr,
@@ -273,10 +279,13 @@ static void kc_write_sums(struct kc_claim *claim, unsigned int at, unsigned int 
 
 static void kc_write_encrypted(struct kc_io *io)
 {
-	if (io->claim.flags & KC_CLAIM_REASSIGN && !io->t->lazy && !io->conv.status)
+	if (io->claim.flags & KC_CLAIM_REASSIGN && !io->t->lazy && !io->conv.status) {
+		/* All others' flushes may wait for it: it waits for no cgroup's turn. */
+		kc_bio_of_root(io->conv.dst);
 		kc_journal_intend(&io->t->kd->journal, &io->claim);
-	else
+	} else {
 		kc_write_go(io);
+	}
 }
 
 static void kc_write_converted(struct kc_conv *conv)
