@@ -505,15 +505,37 @@ static int kc_journal_reclaim(struct kc_journal *j)
 	return r;
 }
 
+/*
+ * Before a clean journal is used, and when the system is back from hibernation: has another
+ * instance used the disk meanwhile?  What is in memory is not true then.
+ */
+static int kc_journal_check_ours(struct kc_journal *j)
+{
+	int r = kc_area_check_anchor(j->area);
+
+	if (r == -EREMOTE) {
+		DMERR("%s: the journal anchor is not the one that was written: another system has used the disk",
+		      dm_device_name(j->area->md));
+		WRITE_ONCE(j->failed, true);
+		kc_area_fail(j->area, "journal anchor", r);
+	}
+	return r;
+}
+
 static int kc_journal_begin(struct kc_journal *j)
 {
+	int r;
+
 	if (j->failed)
 		return -EIO;
 	if (READ_ONCE(j->area->mode) != KC_RW)
 		return -EIO;
 	if (bdev_read_only(j->area->bdev))
 		return -EROFS;
-	return j->clean ? kc_journal_anchor(j, j->tail_seq, 0) : 0;
+	if (!j->clean)
+		return 0;
+	r = kc_journal_check_ours(j);
+	return r ?: kc_journal_anchor(j, j->tail_seq, 0);
 }
 
 /* Makes changes of the map durable, or at least logs them. */
@@ -696,7 +718,7 @@ static int kc_journal_clean(struct kc_journal *j, bool checkpoint, bool kicked)
 static void kc_journal_work(struct work_struct *work)
 {
 	struct kc_journal *j = container_of(work, struct kc_journal, work);
-	bool durable, kicked, checkpoint = false;
+	bool durable, kicked, checkpoint = false, check = false;
 	struct kc_waiter *waiter;
 	LIST_HEAD(unlogged);
 	LIST_HEAD(waiters);
@@ -717,6 +739,7 @@ static void kc_journal_work(struct work_struct *work)
 	list_for_each_entry(waiter, &waiters, list) {
 		durable |= waiter->durable;
 		checkpoint |= waiter->checkpoint;
+		check |= waiter->check;
 	}
 	/*
 	 * Intents alone need no commit of what else has changed; but what is
@@ -732,6 +755,8 @@ static void kc_journal_work(struct work_struct *work)
 	if (r == -EROFS)
 		queue_delayed_work(j->wq, &j->timer, KC_COMMIT_INTERVAL);
 
+	if (check && !r)
+		r = kc_journal_check_ours(j);
 	kc_journal_answer(j, &waiters, false, r);
 	kc_intents(j, &intents);
 	w = kc_journal_clean(j, checkpoint, kicked);
@@ -958,6 +983,23 @@ static void kc_sync_done(struct kc_waiter *waiter, int error, u64 seq)
 	complete(&sync->done);
 }
 
+static int kc_journal_wait_sync(struct kc_journal *j, bool checkpoint, bool check)
+{
+	struct kc_sync sync = {
+		.waiter = {
+			.durable = true,
+			.checkpoint = checkpoint,
+			.check = check,
+			.done = kc_sync_done,
+		},
+	};
+
+	init_completion(&sync.done);
+	kc_journal_wait(j, &sync.waiter);
+	wait_for_completion(&sync.done);
+	return sync.error;
+}
+
 /**
  * kc_journal_sync() - make the key map durable now
  * @j:		the journal
@@ -968,18 +1010,19 @@ static void kc_sync_done(struct kc_waiter *waiter, int error, u64 seq)
  */
 int kc_journal_sync(struct kc_journal *j, bool checkpoint)
 {
-	struct kc_sync sync = {
-		.waiter = {
-			.durable = true,
-			.checkpoint = checkpoint,
-			.done = kc_sync_done,
-		},
-	};
+	return kc_journal_wait_sync(j, checkpoint, false);
+}
 
-	init_completion(&sync.done);
-	kc_journal_wait(j, &sync.waiter);
-	wait_for_completion(&sync.done);
-	return sync.error;
+/**
+ * kc_journal_check() - has another system used the disk since this one wrote to it?
+ * @j:		the journal
+ *
+ * If so, changes of the map are stopped.  Process context.
+ * Return: 0 or a negative errno.
+ */
+int kc_journal_check(struct kc_journal *j)
+{
+	return kc_journal_wait_sync(j, false, true);
 }
 
 /**
@@ -1087,8 +1130,8 @@ static int kc_record_load(struct kc_journal *j, const struct kc_disk_record *rec
 }
 
 /* Can all of a journal block be applied? */
-static int kc_journal_check(struct kc_journal *j, const struct kc_disk_journal *dj,
-			    u64 seq)
+static int kc_disk_journal_check(struct kc_journal *j,
+				 const struct kc_disk_journal *dj, u64 seq)
 {
 	u32 nr = le32_to_cpu(dj->nr_records), i;
 	int r;
@@ -1230,7 +1273,7 @@ static int kc_journal_scan(struct kc_journal *j, u64 tail, u64 durable, u64 *end
 		/* What comes behind the end must be from before a crash. */
 		if (dj && (!ended || le64_to_cpu(dj->seq) > *end))
 			durable = max(durable, le64_to_cpu(dj->durable));
-		r = ended ? 0 : kc_journal_check(j, dj, seq);
+		r = ended ? 0 : kc_disk_journal_check(j, dj, seq);
 		if (r)
 			return r;
 	}
@@ -1264,7 +1307,7 @@ static int kc_journal_replay(struct kc_journal *j, u64 tail, u64 end)
 			kc_error("journal block %llu changes from one read to the next", seq);
 			return -EBADMSG;
 		}
-		r = kc_journal_check(j, dj, seq);
+		r = kc_disk_journal_check(j, dj, seq);
 		for (i = 0; !r && i < le32_to_cpu(dj->nr_records);
 		     i += kc_record_len(&dj->records[i]))
 			r = kc_replay_record(j, &dj->records[i], seq);

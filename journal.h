@@ -13,6 +13,7 @@
  * @list:	in kc_journal.waiters
  * @durable:	the commit is to be durable; else the waiter flushes the disk
  * @checkpoint:	wait for the whole map to be in place, with a clean journal
+ * @check:	see whether another system has used the disk
  * @done:	called with 0 or a negative errno, and the number of the journal block
  *		that comes next: those before it are written.  Process context
  */
@@ -20,6 +21,7 @@ struct kc_waiter {
 	struct list_head list;
 	bool durable;
 	bool checkpoint;
+	bool check;
 	void (*done)(struct kc_waiter *waiter, int error, u64 seq);
 };
 
@@ -106,6 +108,7 @@ int kc_journal_flushed(struct kc_journal *j, u64 seq);
 unsigned int kc_journal_flush_begin(struct kc_journal *j);
 void kc_journal_flush_end(struct kc_journal *j, unsigned int turn, bool failed);
 void kc_journal_lost(struct kc_journal *j, int error);
+int kc_journal_check(struct kc_journal *j);
 int kc_journal_sync(struct kc_journal *j, bool checkpoint);
 bool kc_journal_busy(struct kc_journal *j);
 void kc_journal_kick(struct kc_journal *j);

@@ -610,6 +610,7 @@ int kc_area_read_anchor(struct kc_area *area, u64 *tail, u64 *durable, u32 *flag
 		kc_error("cannot read the journal anchor");
 		goto out;
 	}
+	memcpy(area->anchor_unit, buf, KC_UNIT_SIZE);
 	r = kc_unseal_block(&area->sealer, KC_KIND_ANCHOR, area->layout.anchor, buf);
 	if (r) {
 		kc_error("journal anchor is not authentic");
@@ -654,7 +655,30 @@ int kc_area_write_anchor(struct kc_area *area, u64 tail, u64 durable, u32 flags)
 	r = kc_seal_block(&area->sealer, KC_KIND_ANCHOR, area->layout.anchor, buf);
 	if (r)
 		return r;
+	memcpy(area->anchor_unit, buf, KC_UNIT_SIZE);
 	return kc_area_io(area, REQ_OP_WRITE | REQ_FUA, area->layout.anchor, buf, 1);
+}
+
+/**
+ * kc_area_check_anchor() - is the anchor on disk this instance's?
+ * @area:	the area; nobody else writes the anchor meanwhile
+ *
+ * Its nonce tells.  It is another one's when the disk was used by another kernel: while this
+ * one was hibernated, or on another machine.  Process context.
+ * Return: 0; -EREMOTE if it is not; or another negative errno.
+ */
+int kc_area_check_anchor(struct kc_area *area)
+{
+	u8 *buf = kmalloc(KC_BLOCK_SIZE, GFP_NOIO);
+	int r;
+
+	if (!buf)
+		return -ENOMEM;
+	r = kc_area_io(area, REQ_OP_READ, area->layout.anchor, buf, 1);
+	if (!r && memcmp(buf, area->anchor_unit, KC_UNIT_SIZE))
+		r = -EREMOTE;
+	kfree(buf);
+	return r;
 }
 
 /* ---- map state ---- */

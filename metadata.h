@@ -55,6 +55,8 @@ struct kc_params {
  * @buf:	an area block for the journal worker's metadata writes
  * @supers:	both superblock copies while the area is opened
  * @mended_super: of these, the one to be written as it must be
+ * @anchor_unit: the first unit of the anchor, as this instance has last read or
+ *		written it
  * @layout:	of the area
  * @sector_size: in bytes
  * @block_shift: log2 of @sector_size in sectors
@@ -85,6 +87,7 @@ struct kc_area {
 	u8 *buf;
 	u8 *supers;
 	struct kc_disk_super *mended_super;
+	u8 anchor_unit[KC_UNIT_SIZE];
 	struct kc_layout layout;
 
 	unsigned int sector_size;
@@ -123,6 +126,7 @@ int kc_area_read_owners(struct kc_area *area,
 int kc_area_write_owners(struct kc_area *area, u32 slot, u8 *block);
 int kc_area_read_anchor(struct kc_area *area, u64 *tail, u64 *durable, u32 *flags);
 int kc_area_write_anchor(struct kc_area *area, u64 tail, u64 durable, u32 flags);
+int kc_area_check_anchor(struct kc_area *area);
 int kc_area_load_state(struct kc_area *area);
 bool kc_area_test_state(struct kc_area *area, u32 map_block);
 void kc_area_set_state(struct kc_area *area, u32 map_block);

@@ -10,6 +10,7 @@
 #include <linux/module.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/suspend.h>
 
 #include "compat.h"
 #include "device.h"
@@ -761,6 +762,8 @@ static int kc_preresume(struct dm_target *ti)
 	struct key *old;
 
 	WRITE_ONCE(kd->map.suspending, false);
+	if (kd->area.mode == KC_RW && kd->area.sealer.ready)
+		kc_journal_check(&kd->journal);
 	mutex_lock(&kd->event_lock);
 	kd->table = ti->table;
 	mutex_unlock(&kd->event_lock);
@@ -958,18 +961,50 @@ static struct target_type kc_target_type = {
 	.io_hints = kc_io_hints,
 };
 
+/*
+ * A kernel that is read back from a hibernation image knows nothing of what the one that
+ * booted did to the disk: before, all is put in place; afterwards, the anchor tells.
+ */
+static int kc_pm_event(struct notifier_block *nb, unsigned long event, void *data)
+{
+	struct kc_dev *kd;
+
+	if (event != PM_HIBERNATION_PREPARE && event != PM_POST_HIBERNATION)
+		return NOTIFY_DONE;
+	mutex_lock(&kc_devs_lock);
+	list_for_each_entry(kd, &kc_devs, list) {
+		if (kd->state != KC_DEV_OPEN || kd->area.mode != KC_RW ||
+		    !kd->area.sealer.ready)
+			continue;
+		if (event == PM_HIBERNATION_PREPARE)
+			kc_journal_sync(&kd->journal, true);
+		else
+			kc_journal_check(&kd->journal);
+	}
+	mutex_unlock(&kc_devs_lock);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block kc_pm_notifier = { .notifier_call = kc_pm_event };
+
 static int __init kc_init(void)
 {
-	int r = dm_register_target(&kc_target_type);
+	int r = register_pm_notifier(&kc_pm_notifier);
 
-	if (r < 0)
+	if (r)
+		return r;
+	r = dm_register_target(&kc_target_type);
+	if (r < 0) {
 		DMERR("cannot register the target: %d", r);
+		unregister_pm_notifier(&kc_pm_notifier);
+	}
 	return r;
 }
 
 static void __exit kc_exit(void)
 {
 	dm_unregister_target(&kc_target_type);
+	unregister_pm_notifier(&kc_pm_notifier);
 }
 
 module_init(kc_init);
