@@ -46,6 +46,17 @@ static void kc_mapblk_free(struct kc_keymap *map, struct kc_mapblk *mb)
 	kfree(mb);
 }
 
+static struct kc_map_hash *kc_map_hash_alloc(unsigned int max_blocks)
+{
+	unsigned int bits = ilog2(roundup_pow_of_two(max_blocks));
+	struct kc_map_hash *hash;
+
+	hash = kvzalloc(struct_size(hash, bucket, 1UL << bits), GFP_KERNEL);
+	if (hash)
+		hash->bits = bits;
+	return hash;
+}
+
 /**
  * kc_keymap_setup() - set up what cannot fail
  * @map:	the key map, zeroed
@@ -76,9 +87,9 @@ int kc_keymap_init(struct kc_keymap *map, unsigned int max_blocks)
 	unsigned int i;
 
 	map->max_blocks = max_t(unsigned int, max_blocks, KC_MIN_MAPBLKS);
-	map->hash_bits = ilog2(roundup_pow_of_two(map->max_blocks));
-	map->hash = kvcalloc(1U << map->hash_bits, sizeof(*map->hash), GFP_KERNEL);
-	if (!map->hash || mempool_init_page_pool(&map->load_pool, 2, 0))
+	RCU_INIT_POINTER(map->hash, kc_map_hash_alloc(map->max_blocks));
+	if (!rcu_access_pointer(map->hash) ||
+	    mempool_init_page_pool(&map->load_pool, 2, 0))
 		return -ENOMEM;
 	for (i = 0; i < KC_MIN_MAPBLKS; i++)
 		if (!kc_mapblk_alloc(map, GFP_KERNEL))
@@ -97,7 +108,7 @@ void kc_keymap_exit(struct kc_keymap *map)
 	list_for_each_entry_safe(mb, tmp, &map->blocks, list)
 		kc_mapblk_free(map, mb);
 	mempool_exit(&map->load_pool);
-	kvfree(map->hash);
+	kvfree(rcu_access_pointer(map->hash));
 	mutex_destroy(&map->lock);
 }
 
@@ -156,6 +167,35 @@ static bool kc_mapblk_evict(struct kc_mapblk *mb)
 	return true;
 }
 
+/* The hash as it is with map->lock held */
+static struct kc_map_hash *kc_map_hash(struct kc_keymap *map)
+{
+	return rcu_dereference_protected(map->hash, lockdep_is_held(&map->lock));
+}
+
+/*
+ * Moves all map blocks to a larger hash; map->lock held.  Who looks meanwhile may not find one, and
+ * looks again with the lock held.  Return: the old one, to be freed after a grace period.
+ */
+static struct kc_map_hash *kc_keymap_rehash(struct kc_keymap *map)
+{
+	struct kc_map_hash *old = kc_map_hash(map), *new = NULL;
+	struct kc_mapblk *mb;
+
+	if (map->max_blocks > 1UL << old->bits)
+		new = kc_map_hash_alloc(map->max_blocks);
+	if (!new)
+		return NULL;	/* without memory the old one does, more slowly */
+	list_for_each_entry(mb, &map->blocks, list) {
+		if (mb->index == KC_NO_INDEX)
+			continue;
+		hlist_del_init_rcu(&mb->hash);
+		hlist_add_head_rcu(&mb->hash, kc_bucket(new, mb->index));
+	}
+	rcu_assign_pointer(map->hash, new);
+	return old;
+}
+
 /**
  * kc_keymap_resize() - set the bound of the cache
  * @map:	the key map
@@ -167,11 +207,13 @@ static bool kc_mapblk_evict(struct kc_mapblk *mb)
 void kc_keymap_resize(struct kc_keymap *map, unsigned int max_blocks)
 {
 	struct kc_mapblk *mb, *tmp;
+	struct kc_map_hash *old;
 	LIST_HEAD(unused);
 	unsigned int excess;
 
 	mutex_lock(&map->lock);
 	map->max_blocks = max_t(unsigned int, max_blocks, KC_MIN_MAPBLKS);
+	old = kc_keymap_rehash(map);
 	excess = map->nr_blocks - min(map->nr_blocks, map->max_blocks);
 	list_for_each_entry_safe(mb, tmp, &map->blocks, list) {
 		if (!excess)
@@ -181,8 +223,9 @@ void kc_keymap_resize(struct kc_keymap *map, unsigned int max_blocks)
 			excess--;
 		}
 	}
-	if (!list_empty(&unused))
+	if (old || !list_empty(&unused))
 		synchronize_rcu();	/* nobody is looking at them any more */
+	kvfree(old);
 	list_for_each_entry_safe(mb, tmp, &unused, list)
 		kc_mapblk_free(map, mb);
 	mutex_unlock(&map->lock);
@@ -303,7 +346,7 @@ static struct kc_mapblk *kc_mapblk_find(struct kc_keymap *map, u32 index)
 {
 	struct kc_mapblk *mb;
 
-	hlist_for_each_entry(mb, kc_bucket(map, index), hash)
+	hlist_for_each_entry(mb, kc_bucket(kc_map_hash(map), index), hash)
 		if (mb->index == index)
 			return mb;
 	return NULL;
@@ -409,7 +452,7 @@ struct kc_mapblk *kc_mapblk_get(struct kc_keymap *map, u32 index)
 		mb = kc_mapblk_take(map);
 		if (mb) {
 			WRITE_ONCE(mb->index, index);
-			hlist_add_head_rcu(&mb->hash, kc_bucket(map, index));
+			hlist_add_head_rcu(&mb->hash, kc_bucket(kc_map_hash(map), index));
 			break;
 		}
 		/* All in use or dirty: write some back, and wait for any. */

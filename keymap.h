@@ -77,7 +77,7 @@ enum kc_mapblk_flags {
 
 /**
  * struct kc_mapblk - a cached map block
- * @hash:	in kc_keymap.hash; entries are never freed while the map lives,
+ * @hash:	in a bucket of kc_keymap.hash; entries are never freed while the map lives,
  *		so a reader only has to check @index and KC_MB_VALID again
  *		after it has taken @users
  * @list:	in kc_keymap.blocks
@@ -127,14 +127,23 @@ struct kc_mapblk {
 #define KC_NO_INDEX	U32_MAX
 
 /**
+ * struct kc_map_hash - map blocks by index
+ * @bits:	log2 of the number of buckets
+ * @bucket:	RCU
+ */
+struct kc_map_hash {
+	unsigned int bits;
+	struct hlist_head bucket[];
+};
+
+/**
  * struct kc_keymap - cache of map blocks
  * @area:	where they are on disk
  * @lock:	loading and eviction
  * @blocks:	all map blocks in memory, in clock order
  * @nr_blocks:	how many
  * @max_blocks:	bound, from meta_cache:
- * @hash:	by index, RCU
- * @hash_bits:	log2 of the number of buckets
+ * @hash:	to find them, RCU; changed with @lock held
  * @idle:	for a map block to be no longer in use: its users or pins are
  *		none, or it has become clean
  * @loaded:	for a map block to be loaded
@@ -150,8 +159,7 @@ struct kc_keymap {
 	struct list_head blocks;
 	unsigned int nr_blocks;
 	unsigned int max_blocks;
-	struct hlist_head *hash;
-	unsigned int hash_bits;
+	struct kc_map_hash __rcu *hash;
 	wait_queue_head_t idle;
 	wait_queue_head_t loaded;
 	mempool_t load_pool;
@@ -196,9 +204,9 @@ static inline void kc_mapblk_put(struct kc_keymap *map, struct kc_mapblk *mb)
 		wake_up_all(&map->idle);
 }
 
-static inline struct hlist_head *kc_bucket(struct kc_keymap *map, u32 index)
+static inline struct hlist_head *kc_bucket(struct kc_map_hash *hash, u32 index)
 {
-	return &map->hash[hash_32(index, map->hash_bits)];
+	return &hash->bucket[hash_32(index, hash->bits)];
 }
 
 /*
@@ -227,7 +235,7 @@ static inline struct kc_mapblk *kc_mapblk_get_fast(struct kc_keymap *map, u32 in
 	struct kc_mapblk *mb;
 
 	rcu_read_lock();
-	hlist_for_each_entry_rcu(mb, kc_bucket(map, index), hash) {
+	hlist_for_each_entry_rcu(mb, kc_bucket(rcu_dereference(map->hash), index), hash) {
 		if (READ_ONCE(mb->index) != index)
 			continue;
 		atomic_inc(&mb->users);
