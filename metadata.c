@@ -664,21 +664,18 @@ int kc_area_write_anchor(struct kc_area *area, u64 tail, u64 durable, u32 flags)
  * @area:	the area; nobody else writes the anchor meanwhile
  *
  * Its nonce tells.  It is another one's when the disk was used by another kernel: while this
- * one was hibernated, or on another machine.  Process context.
- * Return: 0; -EREMOTE if it is not; or another negative errno.
+ * one was hibernated, or on another machine.  An anchor that cannot be read is nobody's; it is
+ * going to be written.  Journal worker only.
+ * Return: 0, or -EREMOTE if it is not.
  */
 int kc_area_check_anchor(struct kc_area *area)
 {
-	u8 *buf = kmalloc(KC_BLOCK_SIZE, GFP_NOIO);
 	int r;
 
-	if (!buf)
-		return -ENOMEM;
-	r = kc_area_io(area, REQ_OP_READ, area->layout.anchor, buf, 1);
-	if (!r && memcmp(buf, area->anchor_unit, KC_UNIT_SIZE))
-		r = -EREMOTE;
-	kfree(buf);
-	return r;
+	r = kc_area_io(area, REQ_OP_READ, area->layout.anchor, area->buf, 1);
+	if (!r && memcmp(area->buf, area->anchor_unit, KC_UNIT_SIZE))
+		return -EREMOTE;
+	return 0;
 }
 
 /* ---- map state ---- */
