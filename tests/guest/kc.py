@@ -367,9 +367,9 @@ class Later:
         time.sleep(0.5)
         return self.poll() is None
 
-    def end(self):
-        """Name of the error it ended with, or "none"."""
-        for _ in range(600):
+    def end(self, seconds=60):
+        """Name of the error it ended with, or "none"; "hangs" if it takes longer."""
+        for _ in range(seconds * 10):
             if self.poll() is not None:
                 break
             time.sleep(0.1)

@@ -3,12 +3,9 @@
 #
 # SPDX-License-Identifier: GPL-2.0-only
 
-import ctypes
-import mmap
 import os
 import re
 import signal
-import struct
 import subprocess
 import time
 
@@ -743,70 +740,6 @@ def suspended_memory():
     kc.remove("kc")
 
 
-# ---- many that wait for one block ----
-
-class Aio:
-    """Direct writes, many at once, of one process."""
-
-    def __init__(self, nr):
-        self.nr = nr
-        self.context = ctypes.c_ulong(0)
-        kc.syscall(206, nr, ctypes.byref(self.context))
-
-    def write(self, fd, offset, bufs, size):
-        iocbs = [struct.pack("=QIIHhIQQqQII", i, 0, 0, 1, 0, fd, address, size, offset, 0, 0, 0)
-                 for i, address in enumerate(bufs)]
-        self.keep = [ctypes.create_string_buffer(iocb, 64) for iocb in iocbs]
-        pointers = (ctypes.c_void_p * len(iocbs))(*[ctypes.addressof(iocb) for iocb in self.keep])
-        return kc.syscall(209, self.context.value, len(iocbs), pointers)
-
-    def results(self):
-        events = ctypes.create_string_buffer(32 * self.nr)
-        n = kc.syscall(208, self.context.value, self.nr, self.nr, events, None)
-        return [struct.unpack_from("=QQqq", events, 32 * i)[2] for i in range(n)]
-
-
-def address_of(m):
-    view = (ctypes.c_char * BLOCK).from_buffer(m)
-    return ctypes.addressof(view)
-
-
-def many_waiters():
-    """Writes that take the same block from each other, one after the other: each is looked at a few times."""
-    dev, _ = opened("reassign:lazy")
-    kc.message("kc", "owner ids alice 1000,0")
-    source = os.open(META, os.O_RDWR)
-    own, other = mmap.mmap(-1, BLOCK), mmap.mmap(source, BLOCK, flags=mmap.MAP_PRIVATE)
-    own[:] = text(2, SLOW_BLOCK)
-    fd = os.open(dev, os.O_RDWR | os.O_DIRECT)
-    tracing = "/sys/kernel/tracing/"
-    if not os.path.exists(tracing + "trace"):
-        subprocess.run(("mount", "-t", "tracefs", "tracefs", tracing), check=True)
-    looks = []
-    for nr in 32, 64:
-        aio = Aio(nr)
-        stop("slow")
-        aio.write(fd, SLOW_BLOCK * BLOCK, [address_of(m) for m in (own, other) * (nr // 2)], BLOCK)
-        time.sleep(0.5)
-        trace("trace", "")
-        trace("events/workqueue/workqueue_execute_start/enable", "1")
-        go_on("slow")
-        kc.equal("many waiters: %d writes end" % nr, aio.results(), [BLOCK] * nr)
-        trace("events/workqueue/workqueue_execute_start/enable", "0")
-        with open(tracing + "trace") as lines:
-            looks.append(sum("[dm_keyed_crypt]" in line for line in lines))
-    kc.ok("many waiters: one of them was the last", kc.read(dev, SLOW_BLOCK * BLOCK, BLOCK) in (own[:], other[:]))
-    kc.ok("many waiters: each was looked at a few times", looks[1] < 64 * 8, "%d for 32, %d for 64" % tuple(looks))
-    os.close(fd)
-    os.close(source)
-    kc.remove("kc")
-
-
-def trace(name, value):
-    with open("/sys/kernel/tracing/" + name, "w") as file:
-        file.write(value)
-
-
 # ---- a user who may write but slowly ----
 
 def throttled():
@@ -900,7 +833,7 @@ slow = kc.create("slow", "0 %d linear %s %d" % (LENGTH - SLOW, DATA, SLOW))
 data = kc.create("data", data_table())
 meta = kc.create("meta", meta_table())
 for check in (many_at_once, fails_at_the_end, full_journals, owners_added, unsettled, settled_in_part, readers, killed,
-              key_goes, small_cache, others_open, walks, suspended_memory, many_waiters, throttled, changing_journal):
+              key_goes, small_cache, others_open, walks, suspended_memory, throttled, changing_journal):
     if kc.wanted(check.__name__):
         started = time.monotonic()
         check()
