@@ -4,6 +4,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 
 import os
+import subprocess
 import time
 
 import kc
@@ -162,10 +163,52 @@ def large():
     null_gone("large")
 
 
+# ---- processors that are busy ----
+
+def busy():
+    """The other processor decrypts a part of a large read, unless it has reads of its own to decrypt."""
+    tracing = "/sys/kernel/tracing/"
+    if not os.path.exists(tracing + "trace"):
+        subprocess.run(("mount", "-t", "tracefs", "tracefs", tracing), check=True)
+
+    def trace(name, value):
+        with open(tracing + name, "w") as f:
+            f.write(value)
+
+    def reads():
+        disk = kc.Disk(dev, os.O_RDONLY)
+        for i in range(40):
+            disk.read(i % 8 << 20, 1 << 20)
+        disk.close()
+
+    kc.zero(META, 0, 8 << 20)
+    dev = kc.create("kc", kc.separate(8 << 11, "/dev/ram0", META))
+    kc.write(dev, 0, bytes(8 << 20))
+    items = []
+    for jobs in 1, 2:
+        trace("trace", "")
+        trace("events/workqueue/workqueue_execute_start/enable", "1")
+        children = []
+        for _ in range(jobs):
+            pid = os.fork()
+            if not pid:
+                reads()
+                os._exit(0)
+            children.append(pid)
+        kc.equal("busy: %d readers end" % jobs, [os.waitpid(pid, 0)[1] for pid in children], [0] * jobs)
+        trace("events/workqueue/workqueue_execute_start/enable", "0")
+        with open(tracing + "trace") as lines:
+            items.append(sum("[dm_keyed_crypt]" in line and "watch" not in line for line in lines))
+    kc.diag("%d and %d work items for 40 and 80 reads" % tuple(items))
+    kc.ok("busy: one reader has its reads decrypted by both processors", items[0] >= 20, items)
+    kc.ok("busy: two do not take each other's processor", items[1] < 60, items)
+    kc.remove("kc")
+
+
 kc.join_session()
 for who in "root", "alice", "bob":
     kc.add_key("logon", "kc:" + who, os.urandom(64))
-for check in (vectors, slabs, polled, large):
+for check in (vectors, slabs, polled, large, busy):
     if kc.wanted(check.__name__):
         start = time.monotonic()
         check()
