@@ -45,6 +45,9 @@
 
 static atomic_t kc_page_users;
 
+/* Large conversions, or parts of such, that a processor is at or about to begin */
+static atomic_t kc_converting;
+
 static void *kc_page_alloc(gfp_t gfp, void *data)
 {
 	unsigned long max = mult_frac(totalram_pages() - totalhigh_pages(),
@@ -428,6 +431,8 @@ static bool kc_part_end(struct kc_part *part)
 {
 	struct kc_conv *conv = part->conv;
 
+	if (unlikely(part->large))
+		atomic_dec(&kc_converting);
 	/* nothing left to wait for, after the conversion of all in one part */
 	if (likely(part == &conv->part && !part->next && !part->handed))
 		return true;
@@ -469,18 +474,23 @@ static void kc_part_init(struct kc_part *part, struct kc_conv *conv, unsigned in
 	part->nr = nr;
 	part->handed = 0;
 	part->req_used = false;
+	part->large = false;
 }
 
 /*
- * Gives parts of a large bio to other processors, as many as there is memory for;
- * conv->part is left with the rest.
+ * Gives parts of a large bio to other processors that are not at a large conversion themselves,
+ * as many as there is memory for; conv->part is left with the rest.  Where all are busy,
+ * parts would only cost, and keep the bio waiting.
  */
 static void kc_conv_split(struct kc_conv *conv)
 {
 	unsigned int size = conv->crypt->block_size, nr, n;
 	struct kc_part *rest = &conv->part, *part;
+	int busy = atomic_inc_return(&kc_converting);
 
-	n = min(rest->in.bi_size / KC_PART_MIN, num_online_cpus());
+	rest->large = true;
+	n = max_t(int, num_online_cpus() - busy + 1, 1);
+	n = min(rest->in.bi_size / KC_PART_MIN, n);
 	nr = rest->nr / n;
 	while (--n) {
 		part = kmalloc(sizeof(*part) + conv->pools->reqsize,
@@ -488,6 +498,8 @@ static void kc_conv_split(struct kc_conv *conv)
 		if (!part)
 			break;
 		kc_part_init(part, conv, nr);
+		part->large = true;
+		atomic_inc(&kc_converting);
 		part->in = rest->in;
 		part->in.bi_size = nr * size;
 		part->out = rest->out;

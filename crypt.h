@@ -79,6 +79,7 @@ struct kc_req {
  * @next:	further parts; of a conversion's own part, NULL if there are none
  * @nr:		blocks
  * @handed:	of these, the ones an asynchronous driver has got
+ * @large:	counted among the large conversions
  * @req_used:	the crypto API may still have @req
  * @work:	conversion elsewhere
  * @in:		what is left of the source
@@ -91,6 +92,7 @@ struct kc_part {
 	struct kc_part *next;
 	unsigned int nr;
 	unsigned int handed;
+	bool large;
 	bool req_used;
 	struct work_struct work;
 	struct bvec_iter in;
