@@ -99,14 +99,6 @@ typedef void (*kc_dm_io_done_v3)(unsigned long, unsigned long, void *);
 #define kc_unbound_wq	system_unbound_wq
 #endif
 
-/* A bio's cgroup becomes the root; not all kernels have block cgroups. */
-#ifdef CONFIG_BLK_CGROUP
-#include <linux/blk-cgroup.h>
-#define kc_bio_of_root(bio)	bio_associate_blkg_from_css(bio, blkcg_root_css)
-#else
-#define kc_bio_of_root(bio)	do { } while (0)
-#endif
-
 /* 6.12 moved unaligned access out of asm. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
 #include <linux/unaligned.h>

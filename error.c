@@ -21,9 +21,8 @@ static unsigned int kc_errors_next;
 static DEFINE_SPINLOCK(kc_errors_lock);
 
 /**
- * kc_error_begin() - a constructor begins
+ * kc_error_begin() - a constructor begins, in process context
  *
- * Process context.
  * Return: a place for what kc_error() says, for ti->error.
  */
 char *kc_error_begin(void)

@@ -1245,7 +1245,7 @@ kc_journal_read(struct kc_journal *j, struct kc_journal_reader *reader, u64 seq)
 	}
 	i = area_block - reader->at;
 	if (kc_unseal(&j->area->sealer, KC_KIND_JOURNAL, area_block * KC_BLOCK_SECTORS,
-		       j->buf + i * KC_BLOCK_SIZE, KC_BLOCK_SIZE))
+		      j->buf + i * KC_BLOCK_SIZE, KC_BLOCK_SIZE))
 		return NULL;
 	return kc_journal_block(j, i);
 }

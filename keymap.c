@@ -140,10 +140,10 @@ static bool kc_mapblk_in_use(const struct kc_mapblk *mb)
 
 	if (atomic_read(&mb->users))
 		return true;
-	smp_rmb();
+	smp_rmb();	/* users before pins: evict-pins */
 	if (atomic_read(&mb->pins))
 		return true;
-	smp_rmb();
+	smp_rmb();	/* pins before flags: evict-flags */
 	return READ_ONCE(mb->flags) & in_use;
 }
 

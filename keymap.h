@@ -77,7 +77,7 @@ enum kc_mapblk_flags {
 
 /**
  * struct kc_mapblk - a cached map block
- * @hash:	in a bucket of kc_keymap.hash; entries are never freed while the map lives,
+ * @hash:	in a bucket of the hash; entries are never freed while the map lives,
  *		so a reader only has to check @index and KC_MB_VALID again
  *		after it has taken @users
  * @list:	in kc_keymap.blocks

@@ -279,13 +279,10 @@ static void kc_write_sums(struct kc_claim *claim, unsigned int at, unsigned int 
 
 static void kc_write_encrypted(struct kc_io *io)
 {
-	if (io->claim.flags & KC_CLAIM_REASSIGN && !io->t->lazy && !io->conv.status) {
-		/* All others' flushes may wait for it: it waits for no cgroup's turn. */
-		kc_bio_of_root(io->conv.dst);
+	if (io->claim.flags & KC_CLAIM_REASSIGN && !io->t->lazy && !io->conv.status)
 		kc_journal_intend(&io->t->kd->journal, &io->claim);
-	} else {
+	else
 		kc_write_go(io);
-	}
 }
 
 static void kc_write_converted(struct kc_conv *conv)

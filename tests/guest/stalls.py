@@ -6,7 +6,6 @@
 import os
 import re
 import signal
-import subprocess
 import time
 
 import kc
@@ -740,56 +739,6 @@ def suspended_memory():
     kc.remove("kc")
 
 
-# ---- a user who may write but slowly ----
-
-def throttled():
-    """The data of an intent waits for its writer's turn: the flushes of others do not."""
-    group = "/sys/fs/cgroup"
-    if not os.path.exists(group + "/cgroup.controllers"):
-        subprocess.run(("mount", "-t", "cgroup2", "cgroup2", group), check=True)
-    with open(group + "/cgroup.subtree_control", "w") as control:
-        control.write("+io")
-    group += "/alice"
-    os.mkdir(group)
-    disk = os.stat(DATA).st_rdev
-    limit = "%d:%d wbps=" % (os.major(disk), os.minor(disk))
-
-    def may_write(rate):
-        with open(group + "/io.max", "w") as control:
-            control.write(limit + rate)
-
-    def write():
-        with open(group + "/cgroup.procs", "w") as control:
-            control.write(str(os.getpid()))
-        kc.write(dev, 4000 * BLOCK, text(2, 4000, 16 * BLOCK), uid=1000)
-
-    def more():
-        for b in range(last, last + 8):
-            put(dev, b)
-            commit()
-
-    dev, _ = opened()
-    kc.write(dev, 4000 * BLOCK, text(3, 4000, 16 * BLOCK), uid=1001)
-    commit()
-    may_write("1000")
-    alice = Later(write)
-    kc.ok("throttled: a write waits for its turn", alice.waits())
-    last = fill(dev, 0, 90)
-    kc.ok("throttled: others go on meanwhile", used() == 90 and alice.poll() is None, (used(), last))
-    others = Later(more)
-    kc.equal("throttled: even when the journal is full", others.end(10), "none")
-    kc.ok("throttled: it still waits", alice.poll() is None)
-    may_write("max")
-    kc.equal("throttled: until it may write", alice.end(), "none")
-    kc.equal("throttled: the others have ended, too", others.end(), "none")
-    dev = crash()
-    kc.ok("throttled: after a crash all is there", all(has(dev, b) for b in range(last + 8)) and set(slots(0, last + 8)) == {1})
-    kc.ok("throttled: its write, too", slots(4000, 16) == [2] * 16 and
-          kc.read(dev, 4000 * BLOCK, 16 * BLOCK) == text(2, 4000, 16 * BLOCK))
-    kc.remove("kc")
-    os.rmdir(group)
-
-
 # ---- a disk that lies ----
 
 def changing_journal():
@@ -833,7 +782,7 @@ slow = kc.create("slow", "0 %d linear %s %d" % (LENGTH - SLOW, DATA, SLOW))
 data = kc.create("data", data_table())
 meta = kc.create("meta", meta_table())
 for check in (many_at_once, fails_at_the_end, full_journals, owners_added, unsettled, settled_in_part, readers, killed,
-              key_goes, small_cache, others_open, walks, suspended_memory, throttled, changing_journal):
+              key_goes, small_cache, others_open, walks, suspended_memory, changing_journal):
     if kc.wanted(check.__name__):
         started = time.monotonic()
         check()
