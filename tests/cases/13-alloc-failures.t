@@ -8,7 +8,7 @@
 VM_ARGS=(--disk data=16M --mem 768M --timeout 1200 --append "rcupdate.rcu_expedited=1 ${append:-}"
 	--allow-dmesg 'Call Trace:$')
 # shellcheck source=tests/lib.sh
-. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 # shellcheck source=tests/python.sh
 . "$KC_TESTS/python.sh"
 
