@@ -11,7 +11,8 @@ else
 KDIR	?= $(shell $(top)tests/kernel.sh headers)
 override KERNEL := $(shell $(top)tests/kernel.sh release $(KDIR))
 endif
-TESTS	?= $(wildcard tests/cases/*.t)
+# Tests that are named are run; of all, what there is no record of (see tests/check)
+named	:= $(TESTS)
 
 # The kernel the module is built for is the one its VM boots.
 export KERNEL
@@ -26,13 +27,16 @@ endif
 export KC_MODULES
 
 .DEFAULT_GOAL := module
-.PHONY: help module failinject biosend install setup check check-arch check-crash check-damage check-long check-model \
+.PHONY: help module failinject biosend install setup check results check-arch check-crash check-damage check-long check-model \
 	check-kernels kernel-6.1 kernel-6.12 kernel-7 demo shell bench bench-smp bench-arm bench-programs clean distclean
 
 help:
 	@echo 'make [module]  build dm-keyed-crypt.ko; KDIR=<kernel headers>, default the newest installed'
 	@echo 'make install   install it where modprobe finds it (as root; INSTALL_MOD_PATH=<root>)'
 	@echo 'make check     install what is missing, build, run every test in a VM; TESTS="tests/cases/<name>.t ..."'
+	@echo '               what passed with the same sources is taken over, here and by the targets below;'
+	@echo '               FRESH=1 runs all, so does naming tests; each can be stopped and goes on where it was; JOBS=1'
+	@echo 'make results   what has passed, is stale, has failed or never run, of every target, and the minutes left'
 	@echo 'make check-damage  activate 10,000 damaged metadata areas (half an hour); KC_SEED=<n> for others'
 	@echo 'make check-model  check the model of the journal with spin, with larger bounds than make check (ten minutes)'
 	@echo 'make check-crash  20,000 crash states and 50 power cuts; KC_STATES, KC_CUTS, KC_SEED'
@@ -60,9 +64,9 @@ help:
 	@echo 'make distclean remove build/ as well: kernels, VM images, logs'
 
 # What the debug kernels watch a module do if it is asked for: undefined behaviour; which branches are taken, of the
-# functions as they are written
+# functions as they are written; with the same stamp in each build, so that counters of several add up
 instrument-debug := UBSAN_SANITIZE=y
-instrument-gcov := GCOV_PROFILE=y KCFLAGS='-fno-inline-functions -fno-inline-small-functions \
+instrument-gcov := GCOV_PROFILE=y KCFLAGS='-frandom-seed=keyed-crypt -fno-inline-functions -fno-inline-small-functions \
 	-fno-inline-functions-called-once -fno-ipa-cp -fno-ipa-sra -fno-partial-inlining'
 instrument := $(instrument-$(lastword $(subst -, ,$(KERNEL))))
 
@@ -99,44 +103,36 @@ setup:
 again = $(MAKE) --no-print-directory KERNEL=$(asked)
 
 check: setup
-	+@$(again) module failinject biosend $(if $(filter %/planted.t,$(TESTS)),planted)
-	@tests/check $(TESTS)
+	+@$(again) module failinject biosend $(if $(filter %/planted.t,$(named)),planted)
+	@tests/check --built $(if $(named),--fresh) check $(named)
 
-check-damage: export KC_IMAGES ?= 10000
-check-damage: setup
+check-crash check-damage check-long: setup
 	+@$(again) module
-	@tests/check tests/cases/60-damage.t
+	@tests/check --built $@
 
 check-model: setup
-	@KC_MODEL=full tests/check tests/cases/02-model.t
+	@tests/check --built check-model
 
-check-crash: export KC_STATES ?= 20000
-check-crash: export KC_CUTS ?= 50
-check-crash: TESTS = tests/cases/70-crash.t tests/cases/71-power-cuts.t
-
-check-long: export KC_SECONDS ?= 600
-check-long: TESTS = tests/cases/80-long.t
-
-check-crash check-long: setup
-	+@$(again) module
-	@tests/check $(TESTS)
+results:
+	@tests/check results
 
 .PHONY: failinject biosend planted lint deb check-deb
 lint: setup
-	@tests/check tests/cases/03-lint.t
+	@tests/check --built --fresh check tests/cases/03-lint.t
 
 # Tests on emulated machines of other architectures
 ARCHES ?= arm64 armhf s390x
 check-arch: setup
 	+@$(again) module
 	@tests/arch/setup $(ARCHES)
-	@tests/arch/check $(ARCHES)
+	@ARCHES="$(ARCHES)" tests/check --built check-arch $(named)
 
 kernel-6.1 kernel-6.12 kernel-7: kernel-%:
 	@tests/fetch-kernel $*
 
 check-kernels:
-	@TESTS="$(if $(filter-out file,$(origin TESTS)),$(TESTS))" tests/check-kernels 6.1 6.12 7
+	@for k in 6.1 6.12 7; do KERNEL=$$k tests/setup lint; done
+	@tests/check check-kernels $(named)
 
 # Kernels that look for errors. A build of the module for them asks for more of it.
 .PHONY: debug-kernel kernel-debug kernel-kcsan kernel-gcov check-debug coverage
@@ -146,17 +142,17 @@ kernel-debug kernel-kcsan kernel-gcov: kernel-%:
 	@tests/debug/build $*
 
 check-debug: kernel-debug kernel-kcsan
-	@tests/debug/check debug kcsan
+	@tests/check check-debug $(named)
 
 coverage: kernel-gcov
-	@tests/debug/check gcov
+	@tests/check coverage $(named)
 
 deb:
 	@tests/deb/build
 
 check-deb: setup deb
 	@tests/deb/fetch
-	@tests/check tests/deb/packages.t
+	@tests/check --built check-deb
 
 demo: setup
 	+@$(again) module

@@ -157,6 +157,7 @@ if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
 	headers) kernel_headers ;;
 	headers-for) kernel_headers_for "$2" || : ;;
 	release) kernel_release_of "$2" ;;
+	image) kernel_image "$2" ;;
 	resolve) kernel_resolve "$2" || printf '%s\n' "$2" ;;
 	module-dir) kernel_module_dir ;;
 	esac

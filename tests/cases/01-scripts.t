@@ -1,6 +1,8 @@
 #!/bin/bash
 # The scripts of this repository are in order.
 #
+# Depends on: tests/* tests/*/* tools/* .ci/run .shellcheckrc
+#
 # SPDX-License-Identifier: GPL-2.0-only
 
 host_main() {

@@ -8,6 +8,8 @@
 # tests/model/litmus.py checks them; so does herd7, which Debian 12 does not have, if it is there and HERD_MODEL
 # names the folder tools/memory-model of a kernel.
 #
+# Depends on: tests/model/*/*
+#
 # SPDX-License-Identifier: GPL-2.0-only
 
 # explore DEFINE...: all states of the model; what spin says is in $kc_log

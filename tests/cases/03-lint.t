@@ -3,6 +3,8 @@
 # every one, and must find it there: a checker that did not look has nothing to say either. (smatch would
 # be one more; no suite of Debian has it.)
 #
+# Depends on: Documentation/*.rst tests/check tests/*/*.py tests/*/*.c tests/modules/*/*
+#
 # SPDX-License-Identifier: GPL-2.0-only
 
 # Findings of checkpatch --strict that are not taken, and why
@@ -102,7 +104,7 @@ check_analyzer() {
 }
 
 check_pyflakes() {
-	pyflakes3 tests/*/*.py 2>&1
+	pyflakes3 tests/check tests/*/*.py 2>&1
 }
 
 check_docutils() {
@@ -150,7 +152,7 @@ copy() { # folder
 	local f
 
 	mkdir "$1"
-	for f in Kbuild *.[ch] tests/*/*.c tests/*/*.py tests/modules/*/*.[ch] tests/modules/*/Kbuild Documentation/*.rst; do
+	for f in Kbuild *.[ch] tests/check tests/*/*.c tests/*/*.py tests/modules/*/*.[ch] tests/modules/*/Kbuild Documentation/*.rst; do
 		[[ $f == *.mod.c ]] || cp --parents "$f" "$1"
 	done
 }
@@ -195,7 +197,7 @@ spoil() { # folder
 		}
 		EOC
 	done
-	for f in "$1"/tests/*/*.py; do
+	for f in "$1"/tests/check "$1"/tests/*/*.py; do
 		printf '\nimport this_is_not_used\n' >> "$f"
 	done
 	for f in "$1"/Documentation/*.rst; do
@@ -248,7 +250,7 @@ host_main() {
 	lint "checkpatch --strict" check_checkpatch :SPACING: "${module[@]}" "${programs[@]}"
 	lint kernel-doc check_kernel_doc "'p' not described" "${module[@]}"
 	lint "gcc -fanalyzer" check_analyzer 'Wanalyzer-possible-null-dereference' "${programs[@]}"
-	lint pyflakes check_pyflakes 'this_is_not_used' tests/*/*.py
+	lint pyflakes check_pyflakes 'this_is_not_used' tests/check tests/*/*.py
 	lint "rst2html --strict" check_docutils 'nosuch' Documentation/*.rst
 	lint "the order of the module's parts" check_floors 'does not stand below' \
 		"${below[@]}"

@@ -4,6 +4,8 @@
 # `make check-deb` makes the package and fetches dkms and another kernel's headers first. Nearly all of the time,
 # 25 minutes on a busy machine of two cores, goes to the two builds under emulation.
 #
+# Depends on: debian/* debian/*/* dkms.conf tests/deb/*
+#
 # SPDX-License-Identifier: GPL-2.0-only
 
 VM_ARGS=(--disk scratch=64M --mem 3G --timeout 3600)

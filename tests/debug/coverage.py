@@ -1,7 +1,9 @@
 #!/usr/bin/python3
-# tests/debug/coverage.py FOLDER: what tests run of the module, which was built in that folder with KERNEL=gcov.
+# tests/debug/coverage.py FOLDER COUNTERS...: what tests run of the module, which was built in that folder with
+# KERNEL=gcov.
 #
-# The guests left their counters in build/vm/test/<name>/out/gcov/<boot>; those of this very build are added up,
+# The guests left their counters in COUNTERS/<boot>, which tests/check keeps with the record of each part; they are of
+# the same sources, so of the same branches, whenever it was that the module was built. They are added up,
 # and gcov makes lines and branches of them. Printed are a table by file, and each branch of a line that was run but
 # the branch not, and each function never called, for which uncovered.txt has no reason. Code that is
 # only reached by such a branch is not listed again. Fails if there is any, or a reason that no longer
@@ -23,12 +25,13 @@ OUT = os.path.join(TOP, "build/coverage")
 
 
 def stamp(path):
-    """What ties counters to the build they are of (gcc/gcov-io.h: magic, version, stamp)."""
+    """What ties counters to their build (gcc/gcov-io.h: magic, version, stamp): the same one in all, with -frandom-seed;
+    gcov-tool and gcov also compare a checksum of each function."""
     with open(path, "rb") as f:
         return f.read(12)[8:]
 
 
-def gather(objects):
+def gather(objects, counters):
     """Adds up the counters; the folder with the sum, beside what gcc wrote of the sources."""
     notes = {os.path.basename(p)[:-5]: p for p in glob.glob(os.path.join(objects, "*.gcno"))
              if not p.endswith(".mod.gcno")}
@@ -38,7 +41,7 @@ def gather(objects):
     work = os.path.join(OUT, "sum")
     os.makedirs(work)
     boots = other = 0
-    for boot in sorted(glob.glob(os.path.join(TOP, "build/vm/test/*/out/gcov/*"))):
+    for boot in sorted(b for c in counters for b in glob.glob(os.path.join(c, "*"))):
         have = os.path.join(OUT, "boot")
         os.makedirs(have)
         for name, note in notes.items():
@@ -88,7 +91,7 @@ def reasons():
 
 
 def main():
-    work, names = gather(os.path.realpath(sys.argv[1]))
+    work, names = gather(os.path.realpath(sys.argv[1]), sys.argv[2:])
     lines = collections.defaultdict(lambda: collections.defaultdict(int))
     branches = collections.defaultdict(lambda: collections.defaultdict(list))
     owner, calls = {}, collections.defaultdict(int)

@@ -1,0 +1,10 @@
+#!/bin/bash
+# The demo does what it says it does; KC_ARCH: on which machine.
+#
+# SPDX-License-Identifier: GPL-2.0-only
+
+host_main() {
+	ok "the demo ends as it should" "$KC_TESTS/demo" || diag < "$kc_log"
+}
+# shellcheck source=tests/lib.sh
+. "$(dirname "$0")/../lib.sh"
