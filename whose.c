@@ -143,15 +143,17 @@ u16 kc_whose(struct kc_keys *keys, enum kc_owner_kind kind, struct bio *bio,
 	const void *source, *last = NULL;
 	struct folio *folio, *seen = NULL;
 	u16 slot = KC_SLOT_DEVICE;
-	unsigned int n;
+	unsigned int n, vector = 0;
 
 	if (kind == KC_OWNER_BY_NONE || bio->bi_opf & (REQ_META | REQ_SWAP))
 		return KC_SLOT_DEVICE;
 	rcu_read_lock();
 	for (n = 0; n < *nr_blocks; n++) {
-		if ((!n || !iter.bi_bvec_done) &&
-		    unlikely(!kc_vector_of_blocks(bio, iter, block_size)))
-			break;
+		if (!n || iter.bi_idx != vector) {
+			vector = iter.bi_idx;
+			if (unlikely(!kc_vector_of_blocks(bio, iter, block_size)))
+				break;
+		}
 		folio = page_folio(bio_iter_page(bio, iter));
 		if (folio != seen) {
 			seen = folio;
