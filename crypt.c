@@ -403,7 +403,7 @@ static bool kc_convert(struct kc_part *part, struct kc_req *spare, gfp_t gfp)
  * comes out of a key that has been locked.  What is left is in part->in.  Return: false to
  * go on with memory.
  */
-static bool kc_decrypt_part(struct kc_part *part, struct kc_req *spare)
+static inline bool kc_decrypt_part(struct kc_part *part, struct kc_req *spare)
 {
 	struct kc_conv *conv = part->conv;
 	unsigned int rest = 0;
@@ -427,7 +427,7 @@ static bool kc_decrypt_part(struct kc_part *part, struct kc_req *spare)
 }
 
 /* A part is done, or handed to the driver.  Return: whether it was the last. */
-static bool kc_part_end(struct kc_part *part)
+static inline bool kc_part_end(struct kc_part *part)
 {
 	struct kc_conv *conv = part->conv;
 

@@ -48,7 +48,7 @@ struct kc_io {
 /* ---- ends ---- */
 
 /* Drops what a bio holds; a change must have ended before.  Any context. */
-static void kc_io_release(struct kc_io *io)
+static inline void kc_io_release(struct kc_io *io)
 {
 	if (io->conv.ks)
 		kc_keyslot_put(io->conv.ks);
@@ -98,7 +98,7 @@ static int kc_kill_locked(struct kc_io *io, u16 slot)
 }
 
 /* The bio goes to the disk as it is, and comes back to @end_io. */
-static void kc_io_remap(struct kc_io *io, bio_end_io_t *end_io)
+static inline void kc_io_remap(struct kc_io *io, bio_end_io_t *end_io)
 {
 	struct bio *bio = io->bio;
 
@@ -109,7 +109,7 @@ static void kc_io_remap(struct kc_io *io, bio_end_io_t *end_io)
 	bio_set_dev(bio, io->t->dev->bdev);
 }
 
-static void kc_io_remap_data(struct kc_io *io, bio_end_io_t *end_io)
+static inline void kc_io_remap_data(struct kc_io *io, bio_end_io_t *end_io)
 {
 	kc_io_remap(io, end_io);
 	io->bio->bi_iter.bi_sector = io->t->start +
@@ -117,7 +117,7 @@ static void kc_io_remap_data(struct kc_io *io, bio_end_io_t *end_io)
 }
 
 /* It is back. */
-static struct kc_io *kc_io_back(struct bio *bio)
+static inline struct kc_io *kc_io_back(struct bio *bio)
 {
 	struct kc_io *io = bio->bi_private;
 
@@ -468,8 +468,8 @@ static bool kc_read_go(struct kc_io *io, u16 slot)
 	return true;
 }
 
-static void kc_io_init(struct kc_io *io, struct kc_target *t, struct bio *bio,
-		       struct bio *base)
+static inline void kc_io_init(struct kc_io *io, struct kc_target *t, struct bio *bio,
+			      struct bio *base)
 {
 	io->t = t;
 	io->bio = bio;
@@ -561,6 +561,7 @@ static int kc_read_map(struct kc_io *io, u32 index, unsigned int nr)
 {
 	struct kc_dev *kd = io->t->kd;
 	struct kc_mapblk *mb;
+	unsigned int n;
 	u16 slot;
 
 	/* What is not taken is taken off before the bio may be parked. */
@@ -575,7 +576,9 @@ static int kc_read_map(struct kc_io *io, u32 index, unsigned int nr)
 	io->claim.mb = mb;
 	if (!kc_claim_read(&kd->claims, &io->claim, &kc_read_ops))
 		return DM_MAPIO_SUBMITTED;
-	kc_accept(io, kc_mapblk_run(mb, io->claim.first, nr, &slot));
+	n = kc_mapblk_run(mb, io->claim.first, nr, &slot);
+	if (unlikely(n < nr))
+		kc_accept(io, n);
 	return kc_read_go(io, slot) ? DM_MAPIO_REMAPPED : DM_MAPIO_SUBMITTED;
 }
 
