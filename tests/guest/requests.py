@@ -302,6 +302,8 @@ def check_stacked():
     length = 16 << 11
     dev = make(length, "owner:uid", "sector_size:512")
     upper = kc.create("upper", "0 %d linear %s 0" % (length, dev))
+    # not while the mapped device has the other area
+    kc.reload("kc", "0 %d error" % length)
     kc.reload("kc", table(length, "owner:uid", "meta_device:" + META, offset=OFFSET + length))
     kc.equal("a stacked device still says that it takes sectors", kc.queue(upper, "logical_block_size"), "512")
     kc.write(upper, 0, b"s" * 8192)
