@@ -747,7 +747,10 @@ out:
  */
 bool kc_area_test_state(struct kc_area *area, u32 map_block)
 {
-	return test_bit_le(map_block, area->state_bits);
+	const u8 *bits = (const u8 *)area->state_bits;
+
+	/* test_bit_le() takes an int. */
+	return READ_ONCE(bits[map_block / 8]) & BIT(map_block % 8);
 }
 
 /**
@@ -759,7 +762,9 @@ bool kc_area_test_state(struct kc_area *area, u32 map_block)
  */
 void kc_area_set_state(struct kc_area *area, u32 map_block)
 {
-	set_bit_le(map_block, area->state_bits);
+	u8 *bits = (u8 *)area->state_bits;
+
+	WRITE_ONCE(bits[map_block / 8], bits[map_block / 8] | BIT(map_block % 8));
 	set_bit(map_block / KC_STATE_BITS_PER_UNIT, area->state_dirty);
 }
 
