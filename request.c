@@ -241,19 +241,13 @@ static void kc_write_go(struct kc_io *io)
 	dm_submit_bio_remap(io->base, clone);
 }
 
-static void kc_write_go_work(struct work_struct *work)
-{
-	kc_write_go(container_of(work, struct kc_io, work));
-}
-
-/* Not by the journal's worker: the disk may let who sends wait, and others need it. */
 static void kc_write_intended(struct kc_claim *claim, int error)
 {
 	struct kc_io *io = container_of(claim, struct kc_io, claim);
 
 	if (error)
 		io->conv.status = BLK_STS_IOERR;
-	kc_io_queue(io, io->t->kd->crypt.wq, kc_write_go_work);
+	kc_write_go(io);
 }
 
 static void kc_write_sums(struct kc_claim *claim, unsigned int at, unsigned int nr,
