@@ -1066,6 +1066,8 @@ static int kc_replay_intent(struct kc_journal *j, u64 block, u64 sum, u16 slot, 
 	};
 	int r = kc_dm_io(&req, &where);
 
+	if (r)		/* It has consequences: once more. */
+		r = kc_dm_io(&req, &where);
 	if (r == -ENOMEM)
 		return r;
 	if (r) {
@@ -1231,7 +1233,7 @@ kc_journal_read(struct kc_journal *j, struct kc_journal_reader *reader, u64 seq)
 				   j->area->layout.journal_blocks - pos);
 		r = kc_area_io(j->area, REQ_OP_READ, area_block, j->buf,
 			       reader->nr);
-		if (r && reader->nr > 1) {
+		if (r) {	/* not for a neighbour's sake, nor for once */
 			reader->nr = 1;
 			r = kc_area_io(j->area, REQ_OP_READ, area_block, j->buf, 1);
 		}

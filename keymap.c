@@ -321,19 +321,23 @@ static int kc_mapblk_unseal(struct kc_keymap *map, struct kc_mapblk *mb)
 static int kc_mapblk_load(struct kc_keymap *map, struct kc_mapblk *mb)
 {
 	struct page *page;
+	bool lost;
 	int r;
 
 	if (test_bit(KC_MB_SEALED, &mb->flags))
 		return kc_mapblk_unseal(map, mb);
 	page = mempool_alloc(&map->load_pool, GFP_NOIO);
 	r = kc_map_read(map, mb->index, mb->entries, page_address(page));
+	lost = map->recovering && r && r != -ENOMEM && r != -ENOKEY;
+	if (lost)	/* It has consequences: once more. */
+		r = kc_map_read(map, mb->index, mb->entries, page_address(page));
 	mempool_free(page, &map->load_pool);
 	/*
 	 * In recovery the journal knows some of its entries, and the device needs
 	 * no more.  The others are lost, or what the disk gives later would lack
 	 * what is logged now.
 	 */
-	if (r && r != -ENOMEM && r != -ENOKEY && map->recovering) {
+	if (lost && r) {
 		DMWARN("%s: map block %u is lost, but for what the journal has",
 		       dm_device_name(map->area->md), mb->index);
 		memset(mb->entries, 0xff, KC_ENTRIES * sizeof(*mb->entries));
@@ -352,20 +356,17 @@ static struct kc_mapblk *kc_mapblk_find(struct kc_keymap *map, u32 index)
 	return NULL;
 }
 
-/* Waits for a map block that kc_mapblk_take() may get; map->lock held, dropped. */
-static int kc_keymap_wait_clean(struct kc_keymap *map, unsigned int tries)
+/* Waits, having prepared to, for a map block that kc_mapblk_take() may get. */
+static int kc_keymap_wait_clean(struct kc_keymap *map, struct wait_queue_entry *wait,
+				unsigned int tries)
 {
-	DEFINE_WAIT(wait);
-
-	if (map->recovering) {
-		mutex_unlock(&map->lock);
-		return -ENOMEM;
+	if (!map->recovering) {
+		map->want_clean(map);
+		schedule_timeout(HZ / 10);
 	}
-	prepare_to_wait(&map->idle, &wait, TASK_UNINTERRUPTIBLE);
-	mutex_unlock(&map->lock);
-	map->want_clean(map);
-	schedule_timeout(HZ / 10);
-	finish_wait(&map->idle, &wait);
+	finish_wait(&map->idle, wait);
+	if (map->recovering)
+		return -ENOMEM;
 	if (READ_ONCE(map->area->mode) == KC_FAILED || bdev_read_only(map->area->bdev))
 		return -EIO;
 	/* Read-only, what recovery changed stays for ever. */
@@ -430,6 +431,7 @@ struct kc_mapblk *kc_mapblk_get(struct kc_keymap *map, u32 index)
 {
 	unsigned int tries = 0;
 	struct kc_mapblk *mb;
+	DEFINE_WAIT(wait);
 	int r;
 
 	for (;;) {
@@ -456,7 +458,9 @@ struct kc_mapblk *kc_mapblk_get(struct kc_keymap *map, u32 index)
 			break;
 		}
 		/* All in use or dirty: write some back, and wait for any. */
-		r = kc_keymap_wait_clean(map, ++tries);
+		prepare_to_wait(&map->idle, &wait, TASK_UNINTERRUPTIBLE);
+		mutex_unlock(&map->lock);
+		r = kc_keymap_wait_clean(map, &wait, ++tries);
 		if (r)
 			return ERR_PTR(r);
 	}
