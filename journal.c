@@ -1284,9 +1284,9 @@ static int kc_journal_scan(struct kc_journal *j, u64 tail, u64 durable, u64 *end
 	if (*end >= durable)
 		return 0;
 	if (j->area->mode != KC_RO || !reader.unreadable) {
-		kc_error("journal block %llu is damaged: all up to %llu were durable",
-			 *end, durable - 1);
-		return -EBADMSG;
+		kc_error("journal block %llu %s: all up to %llu were durable", *end,
+			 reader.unreadable ? "cannot be read" : "is damaged", durable - 1);
+		return reader.unreadable ? -EIO : -EBADMSG;
 	}
 	DMWARN("%s: journal block %llu cannot be read, all up to %llu were durable: blocks changed since read as before",
 	       dm_device_name(j->area->md), *end, durable - 1);

@@ -713,9 +713,6 @@ def bad_journals():
     image = bytearray(dirty)
     image[a:a + BLOCK] = bytes(BLOCK)
     no_area("a needed journal block of zeros", "EBADMSG", "journal block %d is damaged" % seq, image)
-    image = bytearray(dirty)
-    flip(image, MAP * BLOCK + 100)
-    no_area("a map block that recovery needs", "EBADMSG", "cannot load map block 0 for recovery", image)
 
 
 def bad_map_blocks():
