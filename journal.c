@@ -1306,8 +1306,9 @@ static int kc_journal_replay(struct kc_journal *j, u64 tail, u64 end)
 		cond_resched();
 		dj = kc_journal_read(j, &reader, seq);
 		if (!dj || le64_to_cpu(dj->seq) != seq) {
-			kc_error("journal block %llu changes from one read to the next", seq);
-			return -EBADMSG;
+			kc_error("journal block %llu %s", seq, reader.unreadable ?
+				 "cannot be read" : "changes from one read to the next");
+			return reader.unreadable ? -EIO : -EBADMSG;
 		}
 		r = kc_disk_journal_check(j, dj, seq);
 		for (i = 0; !r && i < le32_to_cpu(dj->nr_records);
