@@ -5,7 +5,7 @@
  *  - A read, or a write whose blocks all have its slot already, relies on the
  *    entries staying as they are and holds kc_mapblk.users while under way.
  *  - Any other write is a change.  It marks its blocks busy; a write that
- *    overlaps busy blocks is parked until they are free.  The entries change
+ *    overlaps busy blocks is parked until they are its own.  The entries change
  *    when the data has been written, before the bio completes.  Reads of blocks
  *    that were unassigned need not wait: they are zeros until then.
  *  - A change of assigned blocks (another owner's, or a discard) cannot be
@@ -24,40 +24,6 @@ static bool kc_mapblk_busy(const struct kc_mapblk *mb, unsigned int first,
 			   unsigned int nr)
 {
 	return find_next_bit(mb->busy, first + nr, first) < first + nr;
-}
-
-/* Parks a claim; the lock of its map block held.  Its users become a pin. */
-static void kc_claim_park(struct kc_claim *claim, const struct kc_claim_ops *ops)
-{
-	claim->ops = ops;
-	atomic_inc(&claim->mb->pins);
-	list_add_tail(&claim->list, &claim->mb->parked);
-}
-
-/**
- * kc_claim_read_slow() - the slow half of kc_claim_read()
- * @claims:	of the device
- * @claim:	the blocks, claim->mb with its users taken
- * @ops:	only ->retry
- *
- * Any context.
- * Return: true, or false if it was parked.
- */
-bool kc_claim_read_slow(struct kc_claims *claims, struct kc_claim *claim,
-			const struct kc_claim_ops *ops)
-{
-	struct kc_mapblk *mb = claim->mb;
-	unsigned long flags;
-	bool park;
-
-	spin_lock_irqsave(&mb->lock, flags);
-	park = mb->draining || kc_mapblk_busy(mb, claim->first, claim->nr);
-	if (park)
-		kc_claim_park(claim, ops);
-	spin_unlock_irqrestore(&mb->lock, flags);
-	if (park)
-		kc_mapblk_put(claims->map, mb);
-	return !park;
 }
 
 /* How many of its blocks have an entry that a change of must wait for others? */
@@ -81,65 +47,136 @@ static unsigned int kc_claim_look(struct kc_claims *claims, struct kc_claim *cla
 	return reassigned;
 }
 
+/*
+ * Claims the blocks of a write or discard; the map block's lock held.  Busy blocks
+ * and draining come with a pin.
+ */
+static enum kc_claimed kc_claim_decide_write(struct kc_claims *claims,
+					     struct kc_claim *claim)
+{
+	struct kc_mapblk *mb = claim->mb;
+	unsigned int reassigned, end = claim->first + claim->nr;
+	bool rw = READ_ONCE(claims->area->mode) == KC_RW &&
+		  !bdev_read_only(claims->area->bdev);
+
+	if (find_next_bit(mb->unsettled, end, claim->first) < end) {
+		if (!rw)
+			return KC_CLAIMED_FAILED;
+		kc_journal_hurry(claims->journal);
+		return KC_CLAIMED_PARKED;
+	}
+	reassigned = kc_claim_look(claims, claim);
+	if (!(claim->flags & KC_CLAIM_CHANGE))
+		return KC_CLAIMED;
+	if (!rw)
+		return KC_CLAIMED_FAILED;
+	bitmap_set(mb->busy, claim->first, claim->nr);
+	atomic_inc(&mb->pins);
+	if (!reassigned)
+		return KC_CLAIMED_BUSY;
+	claim->flags |= KC_CLAIM_REASSIGN;
+	mb->draining++;
+	mb->reassigns++;
+	kc_mapblk_update_slow(mb);
+	if (claim->slot != KC_SLOT_NONE)
+		atomic64_add(reassigned, &claims->reassigned);
+	return KC_CLAIMED_DRAINING;
+}
+
+static enum kc_claimed kc_claim_decide(struct kc_claims *claims, struct kc_claim *claim)
+{
+	struct kc_mapblk *mb = claim->mb;
+
+	lockdep_assert_held(&mb->lock);
+	if (mb->draining || kc_mapblk_busy(mb, claim->first, claim->nr))
+		return KC_CLAIMED_PARKED;
+	if (claim->flags & KC_CLAIM_READ)
+		return KC_CLAIMED;
+	return kc_claim_decide_write(claims, claim);
+}
+
 /**
- * kc_claim_write_slow() - the slow half of kc_claim_write()
+ * kc_claim_slow() - the slow half of kc_claim_read() and kc_claim_write()
  * @claims:	of the device
- * @claim:	the blocks, claim->mb with its users taken, and their slot
+ * @claim:	the blocks, claim->mb with its users taken, flags, and a write's slot
  * @ops:	of whose claim it is
  *
  * Any context.
  * Return: as kc_claim_write().
  */
-enum kc_claimed kc_claim_write_slow(struct kc_claims *claims, struct kc_claim *claim,
-				    const struct kc_claim_ops *ops)
+enum kc_claimed kc_claim_slow(struct kc_claims *claims, struct kc_claim *claim,
+			      const struct kc_claim_ops *ops)
 {
 	struct kc_mapblk *mb = claim->mb;
-	enum kc_claimed claimed = KC_CLAIMED;
-	unsigned int reassigned, end = claim->first + claim->nr;
+	enum kc_claimed claimed;
 	unsigned long flags;
-	bool rw;
 
 	spin_lock_irqsave(&mb->lock, flags);
-	rw = READ_ONCE(claims->area->mode) == KC_RW && !bdev_read_only(claims->area->bdev);
-	if (mb->draining || kc_mapblk_busy(mb, claim->first, claim->nr)) {
-		kc_claim_park(claim, ops);
-		claimed = KC_CLAIMED_PARKED;
-		goto unlock;
-	}
-	if (find_next_bit(mb->unsettled, end, claim->first) < end) {
-		claimed = KC_CLAIMED_FAILED;
-		if (rw) {
-			kc_claim_park(claim, ops);
-			kc_journal_hurry(claims->journal);
-			claimed = KC_CLAIMED_PARKED;
-		}
-		goto unlock;
-	}
-	reassigned = kc_claim_look(claims, claim);
-	if (!(claim->flags & KC_CLAIM_CHANGE))
-		goto unlock;
-	if (!rw) {
-		claimed = KC_CLAIMED_FAILED;
-		goto unlock;
-	}
 	claim->ops = ops;
-	claimed = KC_CLAIMED_BUSY;
-	bitmap_set(mb->busy, claim->first, claim->nr);
-	atomic_inc(&mb->pins);
-	if (reassigned) {
-		claimed = KC_CLAIMED_DRAINING;
-		claim->flags |= KC_CLAIM_REASSIGN;
-		mb->draining++;
-		mb->reassigns++;
-		kc_mapblk_update_slow(mb);
-		if (claim->slot != KC_SLOT_NONE)
-			atomic64_add(reassigned, &claims->reassigned);
+	claimed = kc_claim_decide(claims, claim);
+	if (claimed == KC_CLAIMED_PARKED) {
+		atomic_inc(&mb->pins);
+		list_add_tail(&claim->list, &mb->parked);
 	}
-unlock:
 	spin_unlock_irqrestore(&mb->lock, flags);
 	if (claimed != KC_CLAIMED)
 		kc_mapblk_put(claims->map, mb);
 	return claimed;
+}
+
+/*
+ * Gives blocks that have become free, or have been settled, to those that wait, in their
+ * order: so each is looked at again where it may go on, however many wait for
+ * the same blocks.  Moves them to @granted; the map block's lock held.
+ */
+static void kc_claims_grant(struct kc_claims *claims, struct kc_mapblk *mb,
+			    unsigned int first, unsigned int nr, struct list_head *granted)
+{
+	struct kc_claim *claim, *tmp;
+
+	list_for_each_entry_safe(claim, tmp, &mb->parked, list) {
+		if (mb->draining ||
+		    find_next_zero_bit(mb->busy, first + nr, first) >= first + nr)
+			break;
+		claim->claimed = kc_claim_decide(claims, claim);
+		if (claim->claimed == KC_CLAIMED_PARKED)
+			continue;
+		if (claim->claimed == KC_CLAIMED)
+			atomic_inc(&mb->users);	/* before the pin goes */
+		list_move_tail(&claim->list, granted);
+	}
+}
+
+/* Those go on; no map block's lock held. */
+static void kc_claims_go(struct kc_claims *claims, struct list_head *granted)
+{
+	struct kc_claim *claim, *tmp;
+
+	list_for_each_entry_safe(claim, tmp, granted, list) {
+		struct kc_mapblk *mb = claim->mb;
+
+		list_del_init(&claim->list);
+		claim->ops->claimed(claim, claim->claimed);
+		kc_mapblk_unpin(claims->map, mb);	/* of its time in parked */
+	}
+}
+
+/**
+ * kc_claims_settled() - blocks of a map block have been settled, or cannot be
+ * @claims:	of the device
+ * @mb:		the map block, which cannot go meanwhile
+ *
+ * Any context.
+ */
+void kc_claims_settled(struct kc_claims *claims, struct kc_mapblk *mb)
+{
+	LIST_HEAD(granted);
+	unsigned long flags;
+
+	spin_lock_irqsave(&mb->lock, flags);
+	kc_claims_grant(claims, mb, 0, KC_ENTRIES, &granted);
+	spin_unlock_irqrestore(&mb->lock, flags);
+	kc_claims_go(claims, &granted);
 }
 
 /**
@@ -152,16 +189,16 @@ unlock:
 void kc_claim_drain(struct kc_claims *claims, struct kc_claim *claim)
 {
 	struct kc_mapblk *mb = claim->mb;
-	LIST_HEAD(parked);
+	LIST_HEAD(granted);
 
 	smp_mb();	/* slow is set before users are looked at */
 	wait_event(claims->map->idle, !atomic_read(&mb->users));
 	spin_lock_irq(&mb->lock);
 	mb->draining--;
 	kc_mapblk_update_slow(mb);
-	list_splice_init(&mb->parked, &parked);
+	kc_claims_grant(claims, mb, 0, KC_ENTRIES, &granted);
 	spin_unlock_irq(&mb->lock);
-	kc_mapblk_restart(claims->map, &parked);
+	kc_claims_go(claims, &granted);
 }
 
 /* Changes entries; the map block's lock held. */
@@ -226,7 +263,7 @@ void kc_claim_end_change(struct kc_claims *claims, struct kc_claim *claim,
 			 bool assign)
 {
 	struct kc_mapblk *mb = claim->mb;
-	LIST_HEAD(parked);
+	LIST_HEAD(granted);
 	unsigned long flags;
 
 	spin_lock_irqsave(&mb->lock, flags);
@@ -241,11 +278,11 @@ void kc_claim_end_change(struct kc_claims *claims, struct kc_claim *claim,
 	if (claim->flags & KC_CLAIM_REASSIGN)
 		mb->reassigns--;
 	kc_mapblk_update_slow(mb);
-	list_splice_init(&mb->parked, &parked);
+	kc_claims_grant(claims, mb, claim->first, claim->nr, &granted);
 	spin_unlock_irqrestore(&mb->lock, flags);
 	if (claim->flags & KC_CLAIM_INTENT)
 		kc_journal_intent_ended(claims->journal);
-	kc_mapblk_restart(claims->map, &parked);
+	kc_claims_go(claims, &granted);
 	kc_mapblk_unpin(claims->map, mb);
 	claim->mb = NULL;
 }

@@ -10,9 +10,9 @@
  *	     +-----------+-------------+---------------+-----------+
  *	     |           |             |               |           |
  *	 KC_CLAIMED    _BUSY       _DRAINING        _PARKED     _FAILED
- *	 users held   blocks busy  blocks busy,      ops->retry()   |
- *	     |           |         others parked       |            |
- *	     |           |             |             begins anew    |
+ *	 users held   blocks busy  blocks busy,    ops->claimed()   |
+ *	     |           |         others parked   comes with one   |
+ *	     |           |             |           of the others    |
  *	     |           |       kc_claim_drain()                   |
  *	     |           |             |                            |
  *	     |           |             +-- kc_journal_intend()      |
@@ -48,18 +48,9 @@ struct kc_claims {
 	atomic64_t reassigned;
 };
 
-enum kc_claimed {
-	KC_CLAIMED,		/* entries are as wanted: go on, users are held */
-	KC_CLAIMED_BUSY,	/* blocks are busy for us: go on */
-	KC_CLAIMED_DRAINING,	/* same, after kc_claim_drain() */
-	KC_CLAIMED_PARKED,	/* ops->retry() comes, or has come */
-	KC_CLAIMED_FAILED,	/* the map cannot be changed now */
-};
-
-bool kc_claim_read_slow(struct kc_claims *claims, struct kc_claim *claim,
-			const struct kc_claim_ops *ops);
-enum kc_claimed kc_claim_write_slow(struct kc_claims *claims, struct kc_claim *claim,
-				    const struct kc_claim_ops *ops);
+enum kc_claimed kc_claim_slow(struct kc_claims *claims, struct kc_claim *claim,
+			      const struct kc_claim_ops *ops);
+void kc_claims_settled(struct kc_claims *claims, struct kc_mapblk *mb);
 void kc_claim_drain(struct kc_claims *claims, struct kc_claim *claim);
 void kc_claim_assign(struct kc_claims *claims, struct kc_claim *claim);
 void kc_claim_end_change(struct kc_claims *claims, struct kc_claim *claim,
@@ -69,11 +60,11 @@ void kc_claim_end_change(struct kc_claims *claims, struct kc_claim *claim,
  * kc_claim_read() - may a read rely on the entries?
  * @claims:	of the device
  * @claim:	the blocks, claim->mb with its users taken
- * @ops:	only ->retry
+ * @ops:	only ->claimed, which gets KC_CLAIMED with users taken
  *
  * Any context.
  * Return: true to go on; or false, and the claim has been parked and may be
- * running again already.
+ * going on already.
  */
 static inline bool kc_claim_read(struct kc_claims *claims, struct kc_claim *claim,
 				 const struct kc_claim_ops *ops)
@@ -81,7 +72,8 @@ static inline bool kc_claim_read(struct kc_claims *claims, struct kc_claim *clai
 	/* with kc_mapblk_update_slow() */
 	if (likely(!smp_load_acquire(&claim->mb->slow)))
 		return true;
-	return kc_claim_read_slow(claims, claim, ops);
+	claim->flags = KC_CLAIM_READ;
+	return kc_claim_slow(claims, claim, ops) == KC_CLAIMED;
 }
 
 /**
@@ -109,7 +101,7 @@ static inline enum kc_claimed kc_claim_write(struct kc_claims *claims,
 		   kc_mapblk_run(claim->mb, claim->first, claim->nr, &old) == claim->nr &&
 		   old == claim->slot))
 		return KC_CLAIMED;
-	return kc_claim_write_slow(claims, claim, ops);
+	return kc_claim_slow(claims, claim, ops);
 }
 
 #endif

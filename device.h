@@ -40,6 +40,7 @@ enum kc_dev_state {
  * @watch:	looks after the keys
  * @slow_wq:	bios that must wait for a map block; freeing of keyslots
  * @drain_wq:	bios that hold one and must wait for others
+ * @go_wq:	bios that hold one and have waited: what they hold waits for none of the above
  * @locked_reads: reads failed for a missing key
  * @locked_writes: writes failed for a missing key
  */
@@ -63,6 +64,7 @@ struct kc_dev {
 	struct delayed_work watch;
 	struct workqueue_struct *slow_wq;
 	struct workqueue_struct *drain_wq;
+	struct workqueue_struct *go_wq;
 	atomic64_t locked_reads;
 	atomic64_t locked_writes;
 };

@@ -306,16 +306,13 @@ static int kc_journal_reclaim(struct kc_journal *j);
  */
 static void kc_mapblk_settle(struct kc_journal *j, struct kc_mapblk *mb, bool durable)
 {
-	LIST_HEAD(parked);
-
 	spin_lock_irq(&mb->lock);
 	if (durable &&
 	    !bitmap_and(mb->unsettled, mb->unsettled, mb->unlogged, KC_ENTRIES) &&
 	    test_and_clear_bit(KC_MB_UNSETTLED, &mb->flags))
 		kc_mapblk_update_slow(mb);
-	list_splice_init(&mb->parked, &parked);
 	spin_unlock_irq(&mb->lock);
-	kc_mapblk_restart(j->map, &parked);
+	j->settled(j, mb);
 }
 
 /*
@@ -1390,12 +1387,15 @@ int kc_journal_recover(struct kc_journal *j)
  * @j:		the journal, zeroed, but for j->wq
  * @area:	where it is; must live as long
  * @map:	what it makes durable; must live as long
+ * @settled:	called when blocks of a map block have been settled, or cannot be;
+ *		process context
  */
-void kc_journal_setup(struct kc_journal *j, struct kc_area *area,
-		      struct kc_keymap *map)
+void kc_journal_setup(struct kc_journal *j, struct kc_area *area, struct kc_keymap *map,
+		      void (*settled)(struct kc_journal *j, struct kc_mapblk *mb))
 {
 	j->area = area;
 	j->map = map;
+	j->settled = settled;
 	spin_lock_init(&j->lock);
 	INIT_LIST_HEAD(&j->unlogged);
 	INIT_LIST_HEAD(&j->waiters);

@@ -29,6 +29,7 @@ struct kc_waiter {
  * struct kc_journal - the journal
  * @area:	where it is on disk
  * @map:	what it makes durable
+ * @settled:	from kc_journal_setup()
  * @wq:		where @work runs
  * @lock:	protects all up to @kicked; taken in interrupts
  * @unlogged:	map blocks with changes not yet in the journal
@@ -61,6 +62,7 @@ struct kc_waiter {
 struct kc_journal {
 	struct kc_area *area;
 	struct kc_keymap *map;
+	void (*settled)(struct kc_journal *j, struct kc_mapblk *mb);
 	struct workqueue_struct *wq;
 
 	spinlock_t lock;
@@ -92,8 +94,8 @@ struct kc_journal {
 	u8 *snap;
 };
 
-void kc_journal_setup(struct kc_journal *j, struct kc_area *area,
-		      struct kc_keymap *map);
+void kc_journal_setup(struct kc_journal *j, struct kc_area *area, struct kc_keymap *map,
+		      void (*settled)(struct kc_journal *j, struct kc_mapblk *mb));
 int kc_journal_init(struct kc_journal *j);
 int kc_journal_recover(struct kc_journal *j);
 void kc_journal_exit(struct kc_journal *j);

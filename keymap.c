@@ -128,20 +128,29 @@ void kc_mapblk_unpin(struct kc_keymap *map, struct kc_mapblk *mb)
 }
 
 /*
- * Is a map block in use?  Who uses it passes it on in this order, each with a full
- * barrier: users become pins (a claim is parked, or a change) before they are dropped,
- * and pins become UNLOGGED; so it is not missed on its way (evict-pins, evict-flags).
- * Back, from a pin to users in kc_mapblk_get(), VALID is looked at.
+ * Does anybody hold a map block?  Users become pins (a claim is parked, or a change), and
+ * the pin of a parked claim users, with a full barrier before what was held is
+ * dropped; so it is not missed on its way (evict-pins, evict-grant).  In
+ * kc_mapblk_get() a pin becomes users, too, and VALID is looked at.
  */
+static bool kc_mapblk_held(const struct kc_mapblk *mb)
+{
+	if (atomic_read(&mb->users))
+		return true;
+	smp_rmb();	/* users before pins: evict-pins */
+	if (atomic_read(&mb->pins))
+		return true;
+	smp_rmb();	/* pins before users: evict-grant */
+	return atomic_read(&mb->users);
+}
+
+/* Is it in use?  The pin of a change becomes UNLOGGED, with a full barrier between. */
 static bool kc_mapblk_in_use(const struct kc_mapblk *mb)
 {
 	const unsigned long in_use = BIT(KC_MB_LOADING) | BIT(KC_MB_UNLOGGED) |
 				     BIT(KC_MB_DIRTY) | BIT(KC_MB_WRITING);
 
-	if (atomic_read(&mb->users))
-		return true;
-	smp_rmb();	/* users before pins: evict-pins */
-	if (atomic_read(&mb->pins))
+	if (kc_mapblk_held(mb))
 		return true;
 	smp_rmb();	/* pins before flags: evict-flags */
 	return READ_ONCE(mb->flags) & in_use;
@@ -471,27 +480,6 @@ struct kc_mapblk *kc_mapblk_get(struct kc_keymap *map, u32 index)
 	return r ? ERR_PTR(r) : mb;
 }
 
-/**
- * kc_mapblk_restart() - start parked claims again
- * @map:	the key map
- * @parked:	the claims (struct kc_claim.list)
- *
- * Any context, no map block's lock held.
- */
-void kc_mapblk_restart(struct kc_keymap *map, struct list_head *parked)
-{
-	struct kc_claim *claim, *tmp;
-
-	list_for_each_entry_safe(claim, tmp, parked, list) {
-		struct kc_mapblk *mb = claim->mb;
-
-		list_del_init(&claim->list);
-		claim->mb = NULL;
-		claim->ops->retry(claim);
-		kc_mapblk_unpin(map, mb);
-	}
-}
-
 /* ---- the whole map ---- */
 
 static void kc_map_copy(__le16 *to, const struct kc_mapblk *mb)
@@ -596,7 +584,7 @@ static bool kc_mapblk_close(struct kc_keymap *map, struct kc_mapblk *mb)
 		return true;
 	clear_bit(KC_MB_VALID, &mb->flags);
 	smp_mb__after_atomic();	/* before users: with kc_mapblk_get_fast() */
-	if (!atomic_read(&mb->users) && !atomic_read(&mb->pins)) {
+	if (!kc_mapblk_held(mb)) {
 		set_bit(KC_MB_SEALED, &mb->flags);
 		return !kc_mapblk_seal(map, mb);
 	}

@@ -17,17 +17,25 @@
 
 struct kc_claim;
 
+enum kc_claimed {
+	KC_CLAIMED,		/* entries are as wanted: go on, users are held */
+	KC_CLAIMED_BUSY,	/* blocks are busy for us: go on */
+	KC_CLAIMED_DRAINING,	/* same, after kc_claim_drain() */
+	KC_CLAIMED_PARKED,	/* ops->claimed() comes, or has come */
+	KC_CLAIMED_FAILED,	/* the map cannot be changed now */
+};
+
 /**
  * struct kc_claim_ops - what becomes of a claim that could not go on at once
- * @retry:	it was parked, and may try again; its map block is given away.  Any
- *		context, no lock held
+ * @claimed:	it was parked, and need not wait any more: what kc_claim_write() would
+ *		return, but not KC_CLAIMED_PARKED.  Any context, no lock held
  * @intended:	its intent is durable, or with an error is not; may allocate nothing
  *		that needs this device.  Process context
  * @sums:	asks for the sums of the new ciphertext of @nr of its blocks from the
  *		one with number @at on.  Process context
  */
 struct kc_claim_ops {
-	void (*retry)(struct kc_claim *claim);
+	void (*claimed)(struct kc_claim *claim, enum kc_claimed claimed);
 	void (*intended)(struct kc_claim *claim, int error);
 	void (*sums)(struct kc_claim *claim, unsigned int at, unsigned int nr,
 		     __le64 *sums);
@@ -37,6 +45,7 @@ enum kc_claim_flags {
 	KC_CLAIM_CHANGE = 1,	/* it changes the key map: its blocks are busy */
 	KC_CLAIM_REASSIGN = 2,	/* of blocks that were assigned */
 	KC_CLAIM_INTENT = 4,	/* its intent is in the journal */
+	KC_CLAIM_READ = 8,	/* of a read that has been parked */
 };
 
 /**
@@ -50,6 +59,7 @@ enum kc_claim_flags {
  * @nr:		number of blocks
  * @slot:	what they get
  * @flags:	enum kc_claim_flags
+ * @claimed:	on its way from kc_mapblk.parked: enum kc_claimed
  *
  * The header of the functions on claims draws its states.
  */
@@ -62,6 +72,7 @@ struct kc_claim {
 	u16 nr;
 	u16 slot;
 	u8 flags;
+	u8 claimed;
 };
 
 enum kc_mapblk_flags {
@@ -179,7 +190,6 @@ void kc_keymap_reopen(struct kc_keymap *map);
 int kc_keymap_count(struct kc_keymap *map, u64 *counts);
 struct kc_mapblk *kc_mapblk_get(struct kc_keymap *map, u32 index);
 void kc_mapblk_unpin(struct kc_keymap *map, struct kc_mapblk *mb);
-void kc_mapblk_restart(struct kc_keymap *map, struct list_head *parked);
 
 /* The map block of a data block, and its entry there */
 static inline u32 kc_map_index(u64 block, unsigned int *entry)

@@ -338,17 +338,35 @@ static void kc_drain_work(struct work_struct *work)
 	kc_change_go(io);
 }
 
-static void kc_change_work(struct work_struct *work);
+static void kc_change_go_work(struct work_struct *work)
+{
+	kc_change_go(container_of(work, struct kc_io, work));
+}
 
-static void kc_change_retry(struct kc_claim *claim)
+/* What became of the claim of a write or discard; it may have been parked. */
+static void kc_change_claimed(struct kc_claim *claim, enum kc_claimed claimed)
 {
 	struct kc_io *io = container_of(claim, struct kc_io, claim);
 
-	kc_io_queue(io, io->t->kd->slow_wq, kc_change_work);
+	switch (claimed) {
+	case KC_CLAIMED:
+	case KC_CLAIMED_BUSY:
+		kc_io_queue(io, io->t->kd->go_wq, kc_change_go_work);
+		break;
+	case KC_CLAIMED_DRAINING:
+		kc_io_queue(io, io->t->kd->drain_wq, kc_drain_work);
+		break;
+	case KC_CLAIMED_PARKED:
+		break;		/* may be going on already */
+	case KC_CLAIMED_FAILED:
+		claim->mb = NULL;
+		kc_io_fail(io, -EIO);
+		break;
+	}
 }
 
 static const struct kc_claim_ops kc_change_ops = {
-	.retry = kc_change_retry,
+	.claimed = kc_change_claimed,
 	.intended = kc_write_intended,
 	.sums = kc_write_sums,
 };
@@ -356,26 +374,16 @@ static const struct kc_claim_ops kc_change_ops = {
 /* Claims the blocks of a write or discard that has its map block; it ends by itself. */
 static void kc_change_claim(struct kc_io *io)
 {
-	struct kc_dev *kd = io->t->kd;
+	enum kc_claimed claimed = kc_claim_write(&io->t->kd->claims, &io->claim,
+						 &kc_change_ops);
 
-	switch (kc_claim_write(&kd->claims, &io->claim, &kc_change_ops)) {
-	case KC_CLAIMED:
-	case KC_CLAIMED_BUSY:
+	if (claimed == KC_CLAIMED || claimed == KC_CLAIMED_BUSY)
 		kc_change_go(io);
-		break;
-	case KC_CLAIMED_DRAINING:
-		kc_io_queue(io, kd->drain_wq, kc_drain_work);
-		break;
-	case KC_CLAIMED_PARKED:
-		break;		/* may be running again already */
-	case KC_CLAIMED_FAILED:
-		io->claim.mb = NULL;
-		kc_io_fail(io, -EIO);
-		break;
-	}
+	else
+		kc_change_claimed(&io->claim, claimed);
 }
 
-/* A write or discard that has to look for its map block, or begins again. */
+/* A write or discard that has to look for its map block */
 static void kc_change_work(struct work_struct *work)
 {
 	struct kc_io *io = container_of(work, struct kc_io, work);
@@ -495,28 +503,51 @@ static struct kc_io *kc_read_split(struct kc_io *io, unsigned int nr)
 	return part;
 }
 
+/* Sends, or ends, the blocks of a read that have the same slot.  Return: what that is. */
+static struct kc_io *kc_read_run(struct kc_io *io)
+{
+	struct kc_claim *claim = &io->claim;
+	struct kc_io *part;
+	unsigned int n;
+	u16 slot;
+
+	n = kc_mapblk_run(claim->mb, claim->first, claim->nr, &slot);
+	part = n < claim->nr ? kc_read_split(io, n) : io;
+	if (kc_read_go(part, slot))
+		dm_submit_bio_remap(part->base, part->bio);
+	return part;
+}
+
 static void kc_read_work(struct work_struct *work);
 
-static void kc_read_retry(struct kc_claim *claim)
+static void kc_read_go_work(struct work_struct *work)
+{
+	struct kc_io *io = container_of(work, struct kc_io, work);
+	struct kc_dev *kd = io->t->kd;
+
+	if (kc_read_run(io) != io)
+		kc_io_queue(io, kd->slow_wq, kc_read_work);
+}
+
+static void kc_read_claimed(struct kc_claim *claim, enum kc_claimed claimed)
 {
 	struct kc_io *io = container_of(claim, struct kc_io, claim);
 
-	kc_io_queue(io, io->t->kd->slow_wq, kc_read_work);
+	kc_io_queue(io, io->t->kd->go_wq, kc_read_go_work);
 }
 
 static const struct kc_claim_ops kc_read_ops = {
-	.retry = kc_read_retry,
+	.claimed = kc_read_claimed,
 };
 
 /* A read that could not be done in ->map(): split by hand. */
 static void kc_read_work(struct work_struct *work)
 {
-	struct kc_io *io = container_of(work, struct kc_io, work), *part;
+	struct kc_io *io = container_of(work, struct kc_io, work);
 	struct kc_dev *kd = io->t->kd;
 	struct kc_claim *claim = &io->claim;
-	unsigned int n, first;
 	struct kc_mapblk *mb;
-	u16 slot;
+	unsigned int first;
 	int r;
 
 	do {
@@ -532,11 +563,7 @@ static void kc_read_work(struct work_struct *work)
 		claim->first = first;
 		if (!kc_claim_read(&kd->claims, claim, &kc_read_ops))
 			return;
-		n = kc_mapblk_run(mb, first, claim->nr, &slot);
-		part = n < claim->nr ? kc_read_split(io, n) : io;
-		if (kc_read_go(part, slot))
-			dm_submit_bio_remap(part->base, part->bio);
-	} while (part != io);
+	} while (kc_read_run(io) != io);
 }
 
 /* ---- what comes from dm ---- */

@@ -56,6 +56,11 @@ static void kc_want_clean(struct kc_keymap *map)
 	kc_journal_kick(&container_of(map, struct kc_dev, map)->journal);
 }
 
+static void kc_settled(struct kc_journal *j, struct kc_mapblk *mb)
+{
+	kc_claims_settled(&container_of(j, struct kc_dev, journal)->claims, mb);
+}
+
 /*
  * The device key is gone: what of the map is in memory goes, and then the sealing key.
  * Whoever changes owners keeps it.  Tried again until it works, or the key is back.
@@ -111,6 +116,8 @@ static void kc_dev_stop(struct kc_dev *kd)
 		destroy_workqueue(kd->slow_wq);
 	if (kd->drain_wq)
 		destroy_workqueue(kd->drain_wq);
+	if (kd->go_wq)
+		destroy_workqueue(kd->go_wq);
 	if (kd->crypt.wq)
 		destroy_workqueue(kd->crypt.wq);
 }
@@ -138,18 +145,20 @@ static struct kc_dev *kc_dev_alloc(struct mapped_device *md)
 	mutex_init(&kd->event_lock);
 	INIT_DELAYED_WORK(&kd->watch, kc_watch);
 	kc_keymap_setup(&kd->map, &kd->area, kc_want_clean);
-	kc_journal_setup(&kd->journal, &kd->area, &kd->map);
+	kc_journal_setup(&kd->journal, &kd->area, &kd->map, kc_settled);
 	kd->claims.area = &kd->area;
 	kd->claims.map = &kd->map;
 	kd->claims.journal = &kd->journal;
 	kd->slow_wq = alloc_workqueue("kc_slow/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
 	kd->drain_wq = alloc_workqueue("kc_drain/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+	kd->go_wq = alloc_workqueue("kc_go/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
 	kd->crypt.wq = alloc_workqueue("kc_crypt/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
 	kd->journal.wq = alloc_ordered_workqueue("kc_journal/%s", WQ_MEM_RECLAIM, name);
 	kc_keys_setup(&kd->keys, &kd->area, &kd->crypt.cipher, kd->slow_wq,
 		      kc_key_invalid);
 	if (kc_area_init(&kd->area, md, kc_area_failed) || kc_crypt_init(&kd->crypt) ||
-	    !kd->slow_wq || !kd->drain_wq || !kd->crypt.wq || !kd->journal.wq) {
+	    !kd->slow_wq || !kd->drain_wq || !kd->go_wq || !kd->crypt.wq ||
+	    !kd->journal.wq) {
 		kc_dev_stop(kd);
 		kc_dev_free(kd);
 		return NULL;

@@ -3,9 +3,11 @@
 #
 # SPDX-License-Identifier: GPL-2.0-only
 
+import mmap
 import os
 import re
 import signal
+import threading
 import time
 
 import kc
@@ -776,13 +778,69 @@ def changing_journal():
     kc.remove("kc", "counted")
 
 
+# ---- many that wait for one block ----
+
+def trace(name, value):
+    with open("/sys/kernel/tracing/" + name, "w") as file:
+        file.write(value)
+
+
+def work_done():
+    """What workqueues have begun for the module since the trace was emptied."""
+    with open("/sys/kernel/tracing/trace") as lines:
+        return sum("[dm_keyed_crypt]" in line for line in lines)
+
+
+def many_waiters():
+    """Of writes that take the same block from each other, each is looked at where it may go on, not at each end."""
+    trace("tracing_on", "0")
+    trace("events/workqueue/workqueue_execute_start/enable", "1")
+    for reassign in "lazy", "strict":
+        name = "many waiters, %s: " % reassign
+        dev, _ = opened("reassign:" + reassign)
+        fd = os.open(dev, os.O_RDWR | os.O_DIRECT)
+        bufs = {}
+        for slot in 2, 3:
+            bufs[slot] = mmap.mmap(-1, BLOCK)
+            bufs[slot][:] = text(slot, SLOW_BLOCK)
+        ended, works = [], []
+
+        def write(slot):
+            kc.libc.setfsuid(UIDS[slot])
+            ended.append(os.pwrite(fd, bufs[slot], SLOW_BLOCK * BLOCK))
+
+        for nr in 16, 64:
+            put(dev, SLOW_BLOCK)
+            ended.clear()
+            stop("slow")
+            threads = [threading.Thread(target=write, args=(2 + i % 2,)) for i in range(nr)]
+            read = Later(lambda: any(has(dev, SLOW_BLOCK, slot) for slot in (1, 2, 3)))
+            for t in threads:
+                t.start()
+            time.sleep(1)
+            trace("trace", "")
+            trace("tracing_on", "1")
+            go_on("slow")
+            for t in threads:
+                t.join()
+            trace("tracing_on", "0")
+            kc.equal(name + "%d writes end" % nr, ended, [BLOCK] * nr)
+            kc.equal(name + "a read among them finds one of them whole", read.end(), "none")
+            works.append(work_done())
+        kc.ok(name + "one of them was the last",
+              [has(dev, SLOW_BLOCK, slot) for slot in slots(SLOW_BLOCK, 1)] == [True])
+        kc.ok(name + "each was looked at a few times", works[1] < 64 * 8, "%d for 16, %d for 64" % tuple(works))
+        os.close(fd)
+        kc.remove("kc")
+
+
 kc.join_session()
 serial = {who: kc.add_key("logon", "kc:" + who, KEYS[who]) for who in KEYS}
 slow = kc.create("slow", "0 %d linear %s %d" % (LENGTH - SLOW, DATA, SLOW))
 data = kc.create("data", data_table())
 meta = kc.create("meta", meta_table())
 for check in (many_at_once, fails_at_the_end, full_journals, owners_added, unsettled, settled_in_part, readers, killed,
-              key_goes, small_cache, others_open, walks, suspended_memory, changing_journal):
+              key_goes, small_cache, others_open, walks, suspended_memory, many_waiters, changing_journal):
     if kc.wanted(check.__name__):
         started = time.monotonic()
         check()
