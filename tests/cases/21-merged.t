@@ -28,8 +28,8 @@ map() { # [first count]
 	dmsetup message kc 0 map "${1:-0}" "${2:-$((len / 8))}"
 }
 
-minor_of() { # device
-	dmsetup info -c --noheadings -o minor "$1"
+kc_minor() {
+	dmsetup info -c --noheadings -o minor kc
 }
 
 reassigned() {
@@ -87,7 +87,7 @@ is "it is split by key slot" \
 	'read block 0 count 64 slot 2 own;read block 64 count 64 slot 3 own;read block 128 count 128 slot 0 unassigned;'
 is "each part right" "$(sha256sum < /tmp/read)" "$({ cat /tmp/A /tmp/B; head -c 512K /dev/zero; } | sha256sum)"
 is "and the part of nobody asks nothing of the disk" \
-	"$(grep -oE "block_bio_queue: 25[0-9],$(minor_of lower) R[^ ]* [0-9]+ \\+ [0-9]+" "$kc_tmp/trace" |
+	"$(grep -oE "block_bio_queue: $(dmsetup info -c --noheadings --separator , -o major,minor lower) R[^ ]* [0-9]+ \\+ [0-9]+" "$kc_tmp/trace" |
 		awk -v start=$start '$4 >= start { print $4 - start, $6 }' | tr '\n' ';')" '0 512;512 512;'
 must dmsetup message kc 0 owner lock bob
 nok "with one key missing the request fails" dd if=$kc of=/dev/null bs=1M count=1 iflag=direct status=none
@@ -129,7 +129,7 @@ is "f2fs: files of two owners, written by root, are their owners'" "$(slots_of /
 # It writes each file's pages by themselves, except when it moves them.
 trace_of must "$merged" gc /mnt
 is "and still, after garbage collection" "$(slots_of /mnt/1000)$(slots_of /mnt/1001)" '2 336;3 336;'
-read -r bios crossing <<< "$("$merged" bios "$kc_tmp/trace" "$kc_tmp/map" "$(minor_of kc)")"
+read -r bios crossing <<< "$("$merged" bios "$kc_tmp/trace" "$kc_tmp/map" "$(kc_minor)")"
 diag "$bios bios, $crossing with blocks of several owners"
 within "which moves blocks of several owners with one bio" "$crossing" 1 "$bios"
 mkdir /mnt/names
