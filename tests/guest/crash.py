@@ -557,9 +557,9 @@ class Replay:
         if slot not in slots:
             return "slot %d, which did not write it since version %d" % (slot, acked)
         found = parse(data)
-        # Of what was unassigned when it was last flushed, or discarded, the content is undefined, and
-        # may be an old one of the same owner.
-        undefined = not acked or uid_of(versions[acked - 1]) in free or DISCARDED in left
+        # Of what was unassigned when it was last flushed, or has been since (discarded, or its owner
+        # destroyed), the content is undefined, and may be an old one of the same owner.
+        undefined = not acked or not free.isdisjoint(map(uid_of, left))
         if undefined and not (found and found[1] >= acked):
             self.seen["undefined"] += 1
             return None
