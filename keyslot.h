@@ -20,7 +20,7 @@ enum kc_lock_state {
 	KC_LOCKED,		/* its key cannot be found */
 	KC_WRONG_KEY,		/* the key found is another one */
 	KC_UNLOCKED,
-	KC_DESTROYED,		/* for good; its blocks count as unassigned */
+	KC_DESTROYED,		/* for good; its blocks fail until they are written or discarded */
 };
 
 /**

@@ -576,8 +576,6 @@ static int kc_msg_map(struct kc_msg *msg, unsigned int argc)
 		n = kc_mapblk_run(mb, first, min_t(u64, count, KC_ENTRIES - first),
 				  &slot);
 		kc_mapblk_put(&kd->map, mb);
-		if (kc_slot_vacant(&kd->area, slot))
-			slot = KC_SLOT_NONE;
 		if (run && slot != last) {
 			DMEMIT("%s%llu %llu %u", sz ? "\n" : "", start, run, last);
 			start = block;

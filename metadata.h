@@ -145,20 +145,14 @@ static inline void *kc_payload(u8 *block, unsigned int unit)
 	return block + unit * KC_UNIT_SIZE + KC_NONCE_SIZE;
 }
 
-/* Does an entry say that its block has no content?  Any context. */
-static inline bool kc_slot_vacant(const struct kc_area *area, u16 slot)
-{
-	return slot == KC_SLOT_NONE ||
-	       (slot < area->nr_slots && test_bit(slot, area->destroyed));
-}
-
 /*
- * Has a block with this entry content that somebody can read?  Not so what is vacant, or
- * under a slot that there is not.  Any context.
+ * Has a block with this entry content that may be wanted?  Not so what is unassigned, a
+ * destroyed owner's, or under a slot that there is not.  Any context.
  */
 static inline bool kc_slot_kept(const struct kc_area *area, u16 slot)
 {
-	return slot < area->nr_slots && !kc_slot_vacant(area, slot);
+	return slot != KC_SLOT_NONE && slot < area->nr_slots &&
+	       !test_bit(slot, area->destroyed);
 }
 
 #endif

@@ -447,8 +447,7 @@ static bool kc_read_go(struct kc_io *io, u16 slot)
 
 	if (slot != KC_SLOT_NONE)
 		io->conv.ks = kc_keyslot_get(slots, slot);
-	if (!io->conv.ks && kc_slot_vacant(&kd->area, slot) &&
-	    kc_keyslot_valid(slots, KC_SLOT_DEVICE)) {
+	else if (kc_keyslot_valid(slots, KC_SLOT_DEVICE)) {
 		trace_keyed_crypt_io(kd->area.md, false, io->claim.block, io->claim.nr,
 				     slot, KC_TRACE_UNASSIGNED);
 		kc_io_release(io);

@@ -1,5 +1,5 @@
 #!/bin/bash
-# A destroyed owner's blocks are unassigned, for good, whatever key comes back; what others own stays;
+# A destroyed owner's blocks fail until they are written or discarded, whatever key comes back; what others own stays;
 # and the slot is used again only when no block names it any more.
 #
 # SPDX-License-Identifier: GPL-2.0-only

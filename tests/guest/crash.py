@@ -489,9 +489,8 @@ class Replay:
                     self.seen["old"] += REGION
                     continue
                 self.disk.touched.discard(i)
-                self.right[i] = slots[i]
-                n = os.preadv(fd, [self.buf], REGIONS[i] * BLOCK)
-                assert n == len(self.buf)
+                self.right[i] = slots[i][:]
+                self.read_region(fd, i, slots[i], {SLOTS[uid] for uid in destroyed}, nr)
                 if slots[i] == expected and self.buf[:] == data:
                     self.seen["old"] += REGION
                     continue
@@ -507,6 +506,27 @@ class Replay:
         except OSError as e:
             self.bad(nr, str(e))
         kc.remove(self.name)
+
+    def read_region(self, fd, i, slots, gone, nr):
+        """Reads it into self.buf. Blocks under a slot that is gone must fail; they count as unassigned then."""
+        if gone.isdisjoint(slots):
+            n = os.preadv(fd, [self.buf], REGIONS[i] * BLOCK)
+            assert n == len(self.buf)
+            return
+        with memoryview(self.buf) as buf:
+            for at in range(REGION):
+                block = buf[at * BLOCK:(at + 1) * BLOCK]
+                try:
+                    os.preadv(fd, [block], (REGIONS[i] + at) * BLOCK)
+                    if slots[at] in gone:
+                        self.bad(nr, "block %d, of a destroyed owner, is read" % (REGIONS[i] + at))
+                except OSError as e:
+                    if slots[at] not in gone or e.errno != kc.errno.EIO:
+                        raise
+                    block[:] = bytes(BLOCK)
+                    if slots[at] not in [SLOTS.get(uid_of(v)) for v in self.versions[REGIONS[i] + at]]:
+                        self.bad(nr, "block %d: slot %d, which never wrote it" % (REGIONS[i] + at, slots[at]))
+                    slots[at] = 0
 
     def slots(self, reply, nr):
         """Of each region, from the reply to map; nothing else may be assigned."""

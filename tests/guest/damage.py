@@ -139,7 +139,7 @@ class Base:
             assert entries[b % f.ENTRIES] == slot, "%s, block %d: slot %d on disk, %d in truth" % (
                 self.name, b, entries[b % f.ENTRIES], slot)
         self.true_entries = [self.oracle.entries(n) for n in range(self.oracle.layout.map_blocks)]
-        assigned = sum(len(entries) - entries.count(0) for entries in self.true_entries)
+        assigned = sum(slot != 0 and slot not in self.oracle.destroyed for entries in self.true_entries for slot in entries)
         assert assigned == len(self.truth), "%s: %d blocks assigned on disk" % (self.name, assigned)
         self.layout = self.oracle.layout
         self.keys = self.oracle.k
@@ -628,7 +628,7 @@ def one_by_one(dirty):
 
 def check_counts(trial):
     """owner list counts the blocks of the owners there are."""
-    slots = collections.Counter(slot for index, entries in enumerate(trial.raw)
+    slots = collections.Counter(slot for index, entries in enumerate(trial.entries)
                                 for slot in entries[:trial.base.nr_blocks - index * f.ENTRIES])
     rows = [row.split() for row in kc.message("kc", "owner list").split("\n")]
     check([(int(row[1]), int(row[-1])) for row in rows] == [(slot, slots[slot]) for slot in sorted(trial.oracle.owners)],
@@ -771,7 +771,6 @@ class Trial:
         oracle, base = self.oracle, self.base
         self.image.damaged_super = oracle.damaged_super
         self.entries = []
-        self.raw = [oracle.raw_entries(index) for index in range(base.layout.map_blocks)]
         for index in range(base.layout.map_blocks):
             start = index * f.ENTRIES
             entries = oracle.entries(index)
@@ -801,7 +800,7 @@ class Trial:
                 continue
             for i, slot in enumerate(entries or ()):
                 block = index * f.ENTRIES + i
-                true = base.truth[block][0] if block in base.truth else 0
+                true = base.truth[block][0] if block in base.truth else base.true_entries[index][i]
                 if slot != true and slot is not None:
                     self.lost = True
                     check(self.image.authentic or self.image.older or oracle.end < base.end,
@@ -875,7 +874,7 @@ class Trial:
 
     def check_after(self, after):
         """What a device that has gone leaves: a clean journal, and the same map."""
-        oracle, before = self.oracle, self.raw
+        oracle, before = self.oracle, self.entries
         owners, lost = dict(oracle.owners), oracle.lost
         try:
             oracle.open(after, self.image.room)
@@ -886,7 +885,7 @@ class Trial:
         check(oracle.owners == owners, "left other owners")
         for index, entries in enumerate(before):
             if index not in lost:
-                check(oracle.raw_entries(index) == entries, "left another map block %d", index)
+                check(oracle.entries(index) == entries, "left another map block %d", index)
 
 
 def main():

@@ -8,6 +8,7 @@ import kc
 
 DATA, META = "/dev/disk/kc/data", "/dev/disk/kc/meta"
 BLOCK = 4096
+GONE = b"EIO"                           # what a destroyed owner's block is read as
 LENGTH, AREA = 64 << 11, 8 << 20
 MAP_BLOCK = 1920
 PARAMS = "/sys/module/failinject/parameters/"
@@ -97,7 +98,7 @@ class Model:
             first, count, slot = map(int, row.split())
             slots.update((b, slot) for b in self.blocks if first <= b < first + count)
         for b, may in self.blocks.items():
-            got = (slots[b], kc.read(dev, b * BLOCK, BLOCK))
+            got = (slots[b], content(dev, b))
             if live and self.now[b]:
                 may = {self.now[b]}
             if got not in may and (got[0], None) not in may:
@@ -108,8 +109,17 @@ class Model:
         for b in self.blocks:
             if len(self.blocks[b]) > 1:
                 slot = int(kc.message("kc", "map %d 1" % b).split()[2])
-                self.now[b] = (slot, kc.read(dev, b * BLOCK, BLOCK))
+                self.now[b] = (slot, content(dev, b))
                 self.blocks[b] = {self.now[b]}
+
+
+def content(dev, block):
+    try:
+        return kc.read(dev, block * BLOCK, BLOCK)
+    except OSError as e:
+        if e.errno != kc.errno.EIO:
+            raise
+        return GONE
 
 
 def show(what):
@@ -274,7 +284,7 @@ def messages():
             if "destroy" in text:
                 for b in BLOCKS:
                     if model.now[b][0] == 2:
-                        model.blocks[b].add((0, bytes(BLOCK)))
+                        model.blocks[b].add((2, GONE))
             error = kc.errno_of(kc.message, "kc", text)
             if "destroy" in text:
                 for b in BLOCKS:
@@ -283,7 +293,7 @@ def messages():
                         if error != "none":
                             kc.errno_of(kc.message, "kc", "owner unlock alice")
                         else:
-                            model.now[b] = (0, bytes(BLOCK))
+                            model.now[b] = (2, GONE)
                             model.blocks[b] = {model.now[b]}
             return [error]
         return do

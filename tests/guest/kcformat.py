@@ -362,14 +362,9 @@ class Device:
         payload = self.k.open_block(MAP, self.layout.map + index, self.image)
         return payload and list(struct.unpack("<%dH" % ENTRIES, payload))
 
-    def raw_entries(self, index):
+    def entries(self, index):
         """Entries of a map block; None: whoever needs them gets an error."""
         return self.changed[index] if index in self.changed else self.stored(index)
-
-    def entries(self, index):
-        """The same, with the blocks of destroyed owners unassigned."""
-        raw = self.raw_entries(index)
-        return raw and [0 if slot in self.destroyed else slot for slot in raw] if self.destroyed else raw
 
     def journal(self, seq):
         """A valid block where this one would be: (seq, durable, nr_records, payload), or None."""
