@@ -29,6 +29,7 @@ enum kc_dev_state {
  * @event_lock:	protects @table
  * @table:	the live table, for events; NULL while there is none
  * @loading:	the table that took the last reference; not dereferenced
+ * @identified:	the area's UUID is known
  * @meta_len:	sectors its area has, or while it is opened may have
  * @data_len:	sectors of data of its longest table
  * @area:	metadata
@@ -51,6 +52,7 @@ struct kc_dev {
 	struct mutex event_lock;
 	struct dm_table *table;
 	struct dm_table *loading;
+	bool identified;
 	u64 meta_len;
 	u64 data_len;
 
@@ -83,6 +85,9 @@ struct kc_dev {
  * @meta_offset: as in the table line
  * @meta_cache:	bound on the cache in MiB
  * @lazy:	reassign:lazy
+ * @clone:	may have the UUID of an area that is open
+ * @wants_uuid:	@uuid is in the table line
+ * @uuid:	what the area must have
  * @io_size:	bytes of a bio's own data, that of its first request included
  * @pools:	of conversions
  * @split_bs:	parts of reads that had to wait, a bio's own data in front
@@ -100,6 +105,9 @@ struct kc_target {
 	u64 meta_offset;
 	unsigned int meta_cache;
 	bool lazy;
+	bool clone;
+	bool wants_uuid;
+	uuid_t uuid;
 
 	unsigned int io_size;
 	struct kc_crypt_pools pools;

@@ -174,6 +174,43 @@ static unsigned int kc_cache_blocks(unsigned int mib)
 		       roundup_pow_of_two(KC_ENTRIES * sizeof(__le16)));
 }
 
+/* Is it the area that the table line names? */
+static int kc_dev_match_uuid(struct kc_dev *kd, const struct kc_target *t)
+{
+	if (!t->wants_uuid || !memcmp(kd->area.uuid, &t->uuid, sizeof(t->uuid)))
+		return 0;
+	kc_error("metadata area has the UUID %pUb, not %pUb", kd->area.uuid, &t->uuid);
+	return -EINVAL;
+}
+
+/*
+ * The UUID of an area that is being opened is known and authentic.  If one with the same is open, it
+ * is the same one by another path, or a copy: two writers of the same would destroy it.
+ */
+static int kc_dev_identify(struct kc_dev *kd, const struct kc_target *t)
+{
+	struct kc_dev *other;
+	int r;
+
+	r = kc_dev_match_uuid(kd, t);
+	if (r)
+		return r;
+	mutex_lock(&kc_devs_lock);
+	list_for_each_entry(other, &kc_devs, list) {
+		/* A device that has failed is left behind by another table of its own. */
+		if (!other->identified || t->clone || other->area.md == kd->area.md ||
+		    memcmp(other->area.uuid, kd->area.uuid, sizeof(kd->area.uuid)))
+			continue;
+		kc_error("metadata area with the UUID %pUb is open as %s: the option clone is for a copy of it, never for the same by another path",
+			 kd->area.uuid, dm_device_name(other->area.md));
+		r = -EBUSY;
+		break;
+	}
+	kd->identified = !r;
+	mutex_unlock(&kc_devs_lock);
+	return r;
+}
+
 /* Reads or formats the metadata area, with the device key. */
 static int kc_dev_open_area(struct kc_dev *kd, struct kc_target *t,
 			    const struct kc_params *params, u64 max_area_blocks)
@@ -190,7 +227,12 @@ static int kc_dev_open_area(struct kc_dev *kd, struct kc_target *t,
 		r = kc_device_load(&kd->keys, &t->ref, blank, &kdf);
 	if (r)
 		return r;
-	r = blank ? kc_area_format(area, &kdf) : kc_area_verify(area, &kdf);
+	if (!blank)
+		r = kc_area_verify(area, &kdf);
+	if (!r)
+		r = kc_dev_identify(kd, t);
+	if (!r && blank)
+		r = kc_area_format(area, &kdf);
 	kc_kdf_exit(&kdf);
 	if (r)
 		return r;
@@ -363,6 +405,8 @@ static int kc_dev_match(struct kc_dev *kd, struct kc_target *t,
 	}
 	r = kc_area_match(area, params);
 	if (!r)
+		r = kc_dev_match_uuid(kd, t);
+	if (!r)
 		r = kc_device_reload(&kd->keys, &t->ref, t->keyring);
 	if (!r)
 		kc_keymap_reopen(&kd->map);
@@ -500,6 +544,14 @@ static int kc_parse_opt(struct kc_target *t, struct kc_params *params,
 		    params->sector_size > KC_BLOCK_SIZE ||
 		    !is_power_of_2(params->sector_size)) {
 			kc_error("sector_size:%s is not 512, 1024, 2048 or 4096", value);
+			return -EINVAL;
+		}
+	} else if (!strcmp(arg, "clone")) {
+		t->clone = true;
+	} else if (kc_opt_value(arg, "uuid", &value)) {
+		t->wants_uuid = true;
+		if (uuid_parse(value, &t->uuid)) {
+			kc_error("uuid:%s is not a UUID", value);
 			return -EINVAL;
 		}
 	} else if (kc_opt_value(arg, "meta_device", &value)) {
@@ -874,6 +926,8 @@ static void kc_status_opts(struct kc_target *t, char *result,
 	} while (0)
 	KC_OPT(t->meta_dev, "meta_device:%s", t->meta_dev->name);
 	KC_OPT(t->meta_offset, "meta_offset:%llu", t->meta_offset);
+	KC_OPT(t->wants_uuid, "uuid:%pUb", &t->uuid);
+	KC_OPT(t->clone, "clone");
 	KC_OPT(kd->area.sector_size != KC_BLOCK_SIZE, "sector_size:%u", kd->area.sector_size);
 	KC_OPT(kd->area.flags & KC_FLAG_IV_LARGE_SECTORS, "iv_large_sectors");
 	KC_OPT(t->owner_kind != KC_OWNER_BY_NONE, "owner:%s",

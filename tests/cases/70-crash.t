@@ -72,7 +72,8 @@ if [[ $phase == load ]]; then
 	must dmsetup remove log
 fi
 
-table DISK > /tmp/table
+# the workers open one at the same time
+table DISK clone > /tmp/table
 ok "$states crash states hold what was acknowledged, under the key the map names" \
 	/usr/bin/python3 -B -S "$KC_TESTS/guest/crash.py" replay /dev/disk/kc/log "$KC_OUT/oracle" "$seed" "$states" \
 	/tmp/table /dev/ram1:/dev/ram2 /dev/ram3:/dev/ram4 ${4:+-- "$4"}

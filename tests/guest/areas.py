@@ -126,6 +126,57 @@ def overlaps():
     kc.remove("kc")
 
 
+# ---- names ----
+
+def uuid():
+    """An area is found by its UUID, and none is opened twice, by whatever path."""
+    wipe()
+    dev = kc.create("kc", table())
+    kc.write(dev, 0, b"a" * BLOCK, sync=True)
+    raw = kc.read(DATA, 0, BLOCK)[32:48].hex()
+    own = "-".join((raw[:8], raw[8:12], raw[12:16], raw[16:20], raw[20:]))
+    size = kc.size_of(DATA) // 512
+    path = kc.create("path", "0 %d linear %s 0" % (size, DATA))
+
+    def other(name, error, new, text=None, ro=False):
+        log.new()
+        before = kc.disk_stat(DATA)[3:5]
+        kc.equal(name, kc.errno_of(kc.create, "kc2", new, ro), error)
+        if text:
+            lines = [line for line in log.new() if "table: " in line and "keyed-crypt: " in line]
+            kc.ok(name + ": the log says why", len(lines) == 1 and text in lines[0], lines)
+            kc.equal(name + ": nothing is written", kc.disk_stat(DATA)[3:5], before)
+
+    twice = "metadata area with the UUID %s is open as " % own
+    other("the same area by another path", "EBUSY", table(disk=path), twice)
+    other("the same area by another path, read-only", "EBUSY", table(disk=path), twice, ro=True)
+    kc.write(dev, 0, b"b" * BLOCK, sync=True)
+    kc.same("the first device goes on", kc.read(dev, 0, BLOCK), b"b" * BLOCK)
+    kc.remove("kc")
+
+    # a copy of the disk, next to it
+    kc.write(META, 0, kc.read(DATA, 0, 32 << 20))
+    dev = kc.create("kc", table("uuid:" + own))
+    kc.ok("the table line has the UUID", "uuid:" + own in kc.table_of("kc").split(), kc.table_of("kc"))
+    kc.equal("and loads again", kc.errno_of(kc.reload, "kc", kc.table_of("kc")), "none")
+    kc.equal("with another UUID it does not", kc.errno_of(kc.load, "kc", table("uuid:" + own[::-1])), "EINVAL")
+    copy = dict(disk=META, length=4096)
+    other("a copy", "EBUSY", table(**copy), twice)
+    other("a copy, by its name", "EBUSY", table("uuid:" + own, **copy), twice)
+    other("a copy, said to be one", "none", table("clone", **copy))
+    kc.ok("the table line says so", "clone" in kc.table_of("kc2").split(), kc.table_of("kc2"))
+    kc.equal("and loads again", kc.errno_of(kc.reload, "kc2", kc.table_of("kc2")), "none")
+    kc.remove("kc2", "kc")
+
+    wrong = own[:-1] + ("0" if own[-1] != "0" else "1")
+    other("another UUID than that of the area", "EINVAL", table("uuid:" + wrong), "has the UUID %s, not %s" % (own, wrong))
+    for text in "", "x", own[:-1], own.replace("-", "_"):
+        other("uuid:" + text, "EINVAL", table("uuid:" + text), "uuid:%s is not a UUID" % text)
+    other("the right one, on a path, when nobody has it open", "none", table("uuid:" + own, disk=path))
+    kc.same("has the data", kc.read(kc.node(kc.dm(kc.DEV_STATUS, "kc2")[0]), 0, BLOCK), b"b" * BLOCK)
+    kc.remove("kc2", "path")
+
+
 # ---- tables and disks that are read-only ----
 
 BLKROSET = 0x125d
@@ -245,7 +296,7 @@ def device_read_only():
 kc.join_session()
 for who in "root", "alice", "bob":
     kc.add_key("logon", "kc:" + who, os.urandom(64))
-for check in another_area, overlaps, read_only_table, disk_read_only, device_read_only:
+for check in another_area, overlaps, uuid, read_only_table, disk_read_only, device_read_only:
     if kc.wanted(check.__name__):
         check()
 kc.done()
