@@ -145,7 +145,9 @@ static int kc_super_write(struct kc_area *area, struct kc_disk_super *ds)
  */
 int kc_area_match(struct kc_area *area, const struct kc_params *params)
 {
-	if (strcmp(area->cipher, params->cipher))
+	if (params->format)
+		kc_error("format is for areas of zeros, this one has a superblock: nothing was written to it");
+	else if (strcmp(area->cipher, params->cipher))
 		KC_MISMATCH("cipher", "%s", area->cipher, params->cipher);
 	else if (area->sector_size != params->sector_size)
 		KC_MISMATCH("sector_size", "%u", area->sector_size, params->sector_size);
@@ -292,8 +294,12 @@ static int kc_area_read_blank(struct kc_area *area, const struct kc_params *para
 			return -EINVAL;
 		}
 	}
+	if (!params->format) {
+		kc_error("metadata area is all zeros: the option format makes a new one, if nothing is missing here");
+		return -EINVAL;
+	}
 	if (area->mode != KC_RW) {
-		kc_error("metadata area is all zeros: the table must be loaded read-write once to format it");
+		kc_error("metadata area is all zeros: the table must be read-write to format it");
 		return -EROFS;
 	}
 	get_random_bytes(area->uuid, sizeof(area->uuid));

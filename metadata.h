@@ -31,6 +31,7 @@ enum kc_mode {
  * @flags:	KC_FLAG_*
  * @iv_offset:	sectors
  * @nr_blocks:	data blocks
+ * @format:	a new area is to be made, on zeros
  */
 struct kc_params {
 	const char *cipher;
@@ -39,6 +40,7 @@ struct kc_params {
 	u32 flags;
 	u64 iv_offset;
 	u64 nr_blocks;
+	bool format;
 };
 
 /**

@@ -536,6 +536,8 @@ static int kc_parse_opt(struct kc_target *t, struct kc_params *params,
 
 	if (!strcmp(arg, "allow_discards")) {
 		t->ti->num_discard_bios = 1;
+	} else if (!strcmp(arg, "format")) {
+		params->format = true;
 	} else if (!strcmp(arg, "iv_large_sectors")) {
 		params->flags |= KC_FLAG_IV_LARGE_SECTORS;
 	} else if (kc_opt_value(arg, "sector_size", &value)) {

@@ -67,6 +67,7 @@ class Disk:
     def __init__(self, name, fresh=False):
         self.name = name
         self.note = os.path.join(OUT, name + ".json")
+        self.fresh = fresh
         if fresh:
             self.state = {"owners": [], "blocks": {}, "files": {}, "version": 0}
         else:
@@ -77,8 +78,9 @@ class Disk:
 
     def open(self):
         raw, fs = tables(self.name)
-        self.raw = kc.create("raw-" + self.name, raw)
-        self.fs = kc.create("fs-" + self.name, fs)
+        self.raw = kc.create("raw-" + self.name, raw, new=self.fresh)
+        self.fs = kc.create("fs-" + self.name, fs, new=self.fresh)
+        self.fresh = False
 
     def close(self):
         kc.remove("raw-" + self.name, "fs-" + self.name)

@@ -76,8 +76,8 @@ class Device:
         if self.mapped:
             if contestant == "keyed":
                 clear_meta(where)
-            self.path = common.patient(kc.create, NAME,
-                                       table(contestant, cipher, where, length, opts))
+            self.path = common.patient(kc.create, NAME, table(contestant, cipher, where, length, opts),
+                                       False, contestant == "keyed")
             if contestant == "keyed":
                 kc.message(NAME, "owner add alice %d %s" % (ALICE, key(cipher, "alice")))
                 kc.message(NAME, "owner add bob %d %s" % (BOB, key(cipher, "bob")))

@@ -161,7 +161,7 @@ class Contestant:
             kc.zero(DISK, 0, META)
             for n in (0, PREVIOUS) + OWNERS:
                 kc.add_key("logon", "kcbench:%d" % n, key_of(n, self.size))
-            options = ["sector_size:4096", "owner:uid"]
+            options = ["sector_size:4096", "owner:uid", "format"]
             if self.name == "keyed-lazy":
                 options.append("reassign:lazy")
             self.device = common.patient(kc.create, "bench", "0 %d keyed-crypt %s :%d:logon:kcbench:0 0 %s %d %d %s" % (

@@ -18,7 +18,7 @@ merged=$KC_TESTS/guest/merged.py
 # create [KIND]: a new device, with the owners alice (1000, slot 2) and bob (1001, slot 3)
 create() {
 	dd if=/dev/zero of=$disk bs=1M count=16 conv=notrunc,fsync status=none &&
-	dmsetup create kc --table "0 $len keyed-crypt aes-xts-plain64 :64:logon:kc:device 0 /dev/mapper/lower $start 1 owner:${1:-uid}" &&
+	dmsetup create kc --table "0 $len keyed-crypt aes-xts-plain64 :64:logon:kc:device 0 /dev/mapper/lower $start 2 owner:${1:-uid} format" &&
 	chmod 666 "$(realpath $kc)" &&
 	dmsetup message kc 0 owner add alice 1000 :64:logon:kc:alice &&
 	dmsetup message kc 0 owner add bob 1001 :64:logon:kc:bob

@@ -89,8 +89,8 @@ types() {
 		fi
 		must dd if=/dev/zero of=$disk bs=1M count=8 conv=fsync status=none
 		ok "$type: as the device key" dmsetup create kc --table \
-			"$(table :64:$type:kc:dev-$type owner:uid)"
-			ok "$type: as an owner's key" msg owner add alice 1000 :64:$type:kc:alice-$type
+			"$(table :64:$type:kc:dev-$type owner:uid format)"
+		ok "$type: as an owner's key" msg owner add alice 1000 :64:$type:kc:alice-$type
 		like "$type: the owner is listed" "$(msg owner list)" \
 			"^alice 2 unlocked 1000 :64:$type:kc:alice-$type 0$"
 		is "$type: the owner writes" "$(kio write 1000 5)" ok
@@ -118,7 +118,7 @@ types() {
 	done
 
 	new_wiped
-	new_device
+	new_device format
 	fails_msg "trusted: refused, and why is said" 'key type is not supported by this kernel' \
 		msg owner add alice 1000 :64:trusted:kc:alice
 	fails_msg "trusted: for the device too" 'key type is not supported by this kernel' \
@@ -177,7 +177,7 @@ types() {
 	like "a keyring of another session's" "$ring" '^[0-9]+$'
 	must keyctl clear @u
 	new_wiped
-	new_device "keyring:$ring"
+	new_device format "keyring:$ring"
 	like "the table names it" "$(dmsetup table kc)" " keyring:$ring\$"
 	id=$(add_key logon kc:alice "$akey" "$ring")
 	nok "the caller has no such key" keyctl search @s logon kc:alice
@@ -202,7 +202,7 @@ types() {
 	keyctl session - bash -c '
 		id=$(keyctl newring kc-named @s) && keyctl setperm $id 0x3f3f0000 &&
 		keyctl link @u @s && dmsetup create kc --table "'"$(table :64:logon:kc:dev owner:uid \
-			keyring:%:kc-named)"'" && echo $id && exec sleep 1000' > "$kc_tmp/named" 2>"$kc_tmp/err" &
+			format keyring:%:kc-named)"'" && echo $id && exec sleep 1000' > "$kc_tmp/named" 2>"$kc_tmp/err" &
 	read -r ring < "$kc_tmp/named"
 	like "a table with keyring:%:<name> is loaded" "$ring" '^[0-9]+$' || diag < "$kc_tmp/err"
 	must add_key logon kc:alice "$akey" "$ring"
@@ -238,7 +238,7 @@ again_right() {
 ways() {
 	local id op got n rest i
 
-	new_device
+	new_device format
 	must add_key logon kc:alice "$akey" @u
 	must add_key logon kc:bob "$bkey" @u
 	must msg owner add alice 1000 :64:logon:kc:alice
@@ -368,7 +368,7 @@ device() {
 	local id before wait i got
 
 	new_wiped
-	new_device allow_discards
+	new_device format allow_discards
 	must add_key logon kc:alice "$akey" @u
 	must msg owner add alice 1000 :64:logon:kc:alice
 	is "alice writes" "$(kio write 1000 100)" ok
@@ -471,7 +471,7 @@ device() {
 	before=$(writes)
 	must keyctl clear @u
 	nok "an empty disk is not formatted without a key" dmsetup create kc \
-		--table "$(table :64:logon:kc:dev)"
+		--table "$(table :64:logon:kc:dev format)"
 	is "nothing was written" "$(writes)" "$before"
 }
 

@@ -66,7 +66,7 @@ must modprobe dm-delay
 size=$(sectors $disk)
 must dmsetup create lower --table "0 $size linear $disk 0"
 must dmsetup create kc --table "0 $((size - offset)) keyed-crypt aes-xts-plain64 :64:logon:kc:dev 0 \
-/dev/mapper/lower $offset 1 owner:uid"
+/dev/mapper/lower $offset 2 owner:uid format"
 must msg owner add alice 1000 :64:logon:kc:alice
 must msg owner add bob 1001 :64:logon:kc:bob
 

@@ -69,7 +69,7 @@ mkuser carol 1002
 mkuser dave 1003
 size=$(sectors $disk)
 must dmsetup create lower --table "0 $size linear $disk 0"
-must dmsetup create kc --table "$(table)"
+must dmsetup create kc --table "$(table format)"
 must msg owner add alice 1000 :64:logon:kc:alice
 must msg owner add bob 1001 :64:logon:kc:bob
 must msg owner add carol 1002 :64:logon:kc:carol
@@ -183,7 +183,7 @@ cryptd=$(PYTHONPATH=$KC_TESTS/guest python3 -B -c 'import kc; print(kc.cryptd() 
 if [[ $cryptd ]]; then
 	cipher=capi:$cryptd-plain64
 	must dd if=/dev/zero of=/dev/mapper/lower bs=1M count=8 oflag=direct status=none
-	must dmsetup create kc --table "$(table)"
+	must dmsetup create kc --table "$(table format)"
 	must msg owner add bob 1001 :64:logon:kc:bob
 	must chmod 666 $dev
 	must as bob dd if=/dev/urandom of=$dev bs=64k seek=64 count=16 oflag=direct status=none

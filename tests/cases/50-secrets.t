@@ -184,7 +184,7 @@ map_guest() {
 	must dmsetup create meta --table "0 $offset linear $disk 0"
 	table="0 $(($(sectors $disk) - offset)) keyed-crypt aes-xts-plain64 :64:logon:kc:dev 0 $disk $offset 2 \
 owner:uid meta_device:/dev/mapper/meta"
-	must dmsetup create kc --table "$table"
+	must dmsetup create kc --table "${table/ 2 / 3 format }"
 	must chmod 666 $dev
 	must msg owner add alice 1000 :64:logon:kc:alice
 	must msg owner add bob 1001 :64:logon:kc:bob
@@ -240,7 +240,7 @@ ok "tracing is on" bash -c 'echo 1 > /sys/kernel/tracing/events/keyed_crypt/enab
 must load_key dev
 must load_key alice
 must dmsetup create kc --table "0 $(($(sectors $disk) - offset)) keyed-crypt aes-xts-plain64 \
-:64:logon:kc:dev 0 $disk $offset 1 owner:uid"
+:64:logon:kc:dev 0 $disk $offset 2 owner:uid format"
 must msg owner add alice 1000 :64:logon:kc:alice
 must chmod 666 $dev
 must as alice dd if=/dev/zero of=$dev bs=64k count=4 oflag=direct

@@ -58,7 +58,7 @@ table() { # device options
 
 if [[ $phase == load ]]; then
 	must dmsetup create log --table "0 $size log-writes /dev/ram0 /dev/disk/kc/log"
-	table /dev/mapper/log allow_discards > /tmp/table
+	table /dev/mapper/log allow_discards format > /tmp/table
 	must dmsetup create kc /tmp/table
 	must dmsetup message kc 0 owner add alice 1000 :64:logon:kc:alice
 	must dmsetup message kc 0 owner add bob 1001 :64:logon:kc:bob

@@ -52,8 +52,8 @@ host_main() {
 users=(1000 1001 1002 1003)
 
 # open_device: with the options that this boot's seed gives
-open_device() {
-	local disk=/dev/disk/kc/$kind opts=(owner:uid)
+open_device() { # [option...]
+	local disk=/dev/disk/kc/$kind opts=(owner:uid "$@")
 
 	((RANDOM % 2)) || opts+=(meta_cache:1)
 	((RANDOM % 2)) || opts+=(allow_discards)
@@ -93,7 +93,7 @@ fio_check() {
 make_it() {
 	local i
 
-	must open_device
+	must open_device format
 	chmod 666 /dev/mapper/kc
 	for i in "${users[@]}"; do
 		must dmsetup message kc 0 owner add "o$i" "$i" ":64:logon:kc:$i"

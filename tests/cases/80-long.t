@@ -28,9 +28,11 @@ start=16384
 res=/tmp/results
 fsx=$KC_OUT/fsx
 
-create() { # NAME
+create() { # NAME [OPTION...]
+	local opts=(owner:uid allow_discards "${@:2}")
+
 	dmsetup create "$1" --table "0 $(($(sectors "/dev/disk/kc/$1") - start)) keyed-crypt aes-xts-plain64 \
-		:64:logon:kc:0 0 /dev/disk/kc/$1 $start 2 owner:uid allow_discards"
+		:64:logon:kc:0 0 /dev/disk/kc/$1 $start ${#opts[@]} ${opts[*]}"
 	chmod 666 "/dev/mapper/$1"
 }
 
@@ -74,7 +76,7 @@ load_module
 must own_keys 4
 must install -d -m 777 $res
 for dev in fs raw; do
-	must create $dev
+	must create $dev format
 	for i in "${users[@]}"; do
 		must dmsetup message $dev 0 owner add "o$i" "$i" ":64:logon:kc:$i"
 	done

@@ -67,7 +67,7 @@ must add_key logon kc:device "$(rand_hex 64)" @u
 disk=/dev/disk/kc/scratch
 length=$(($(sectors $disk) - 8192))
 ok "a device is made" dmsetup create vault --table \
-	"0 $length keyed-crypt aes-xts-plain64 :64:logon:kc:device 0 $disk 8192"
+	"0 $length keyed-crypt aes-xts-plain64 :64:logon:kc:device 0 $disk 8192 1 format"
 must dmsetup mknodes
 must dd if=/dev/urandom of=/tmp/data bs=1M count=4 status=none
 must dd if=/tmp/data of=/dev/mapper/vault bs=1M oflag=direct status=none

@@ -85,7 +85,7 @@ class Disk(kc.Disk):
     """The device, and what each of its blocks may hold: (slot, first byte); None is anything."""
 
     def __init__(self):
-        super().__init__(kc.create("kc", TABLE))
+        super().__init__(kc.create("kc", TABLE, new=True))
         self.may = {}
         self.count = 0
         self.unflushed = set()  # first writes, and whether they are in the map on disk

@@ -147,6 +147,10 @@ def create(*opts, ro=False):
     kc.create(KC, table("allow_discards", *opts), ro)
 
 
+def create_new():
+    kc.create(KC, table("allow_discards"), new=True)
+
+
 def remove():
     kc.remove(KC)
 
@@ -172,7 +176,7 @@ def tables():
         kc.zero(META, 0, AREA)
 
     # what is formatted stays so when memory runs out behind that
-    Sweep("create, with an area of zeros", create, format_again, nothing, mapped=True)
+    Sweep("create, with an area of zeros", create_new, format_again, nothing, mapped=True)
 
     new_area()
     create()

@@ -50,7 +50,7 @@ def another_area():
             ("elsewhere, another meta_offset", elsewhere, table("meta_device:" + META, "meta_offset:16384"), (META, 16384)),
             ("elsewhere, and the data too", elsewhere, table("meta_device:" + META, "meta_offset:16384", offset=0), (META, 16384))):
         wipe()
-        dev = kc.create("kc", live)
+        dev = kc.create("kc", live, new=True)
         kc.write(dev, 0, b"a" * BLOCK, sync=True)
         before = kc.table_of("kc")
         refused(name, new, *place)
@@ -60,7 +60,7 @@ def another_area():
         kc.remove("kc")
 
     wipe()
-    dev = kc.create("kc", in_front)
+    dev = kc.create("kc", in_front, new=True)
     kc.write(dev, 0, b"a" * BLOCK, sync=True)
     kc.suspend("kc")
     refused("suspended", elsewhere, META, 0)
@@ -73,7 +73,7 @@ def another_area():
     size = kc.size_of(META) // 512
     meta = kc.create("meta", "0 %d linear %s 0" % (size, META))
     live = table("meta_device:" + meta)
-    dev = kc.create("kc", live)
+    dev = kc.create("kc", live, new=True)
     kc.write(dev, 0, b"a" * BLOCK, sync=True)
     kc.reload("meta", "0 %d error" % size)
     kc.write(dev, BLOCK, b"b" * BLOCK)
@@ -89,7 +89,7 @@ def another_area():
 def refused(name, new, *place):
     """A table for the live device that must not be taken."""
     log.new()
-    error = kc.errno_of(kc.load, "kc", new)
+    error = kc.errno_of(kc.load, "kc", kc.formats(new))
     kc.errno_of(kc.clear, "kc")
     said = [line for line in log.new() if "table: " in line and "keyed-crypt: " in line]
     kc.equal(name + ": refused", error, "EBUSY")
@@ -102,7 +102,7 @@ def refused(name, new, *place):
 def overlaps():
     """Another device whose data or metadata would lie over those of an open one."""
     wipe()
-    dev = kc.create("kc", table("meta_offset:%d" % BEHIND))
+    dev = kc.create("kc", table("meta_offset:%d" % BEHIND), new=True)
     kc.write(dev, 0, b"a" * BLOCK, sync=True)
     other = "meta_device:" + META
     for name, error, new, place in (
@@ -114,7 +114,7 @@ def overlaps():
             ("its data before the data", "none", table(other, offset=0, length=OFFSET), None)):
         kc.zero(META, 0, 2 << 20)
         log.new()
-        got = kc.errno_of(kc.create, "kc2", new)
+        got = kc.errno_of(kc.create, "kc2", new, new=True)
         if got == "none":
             kc.remove("kc2")
         kc.equal("another device, %s: %s" % (name, "refused" if place else "accepted"), got, error)
@@ -131,7 +131,7 @@ def overlaps():
 def uuid():
     """An area is found by its UUID, and none is opened twice, by whatever path."""
     wipe()
-    dev = kc.create("kc", table())
+    dev = kc.create("kc", table(), new=True)
     kc.write(dev, 0, b"a" * BLOCK, sync=True)
     raw = kc.read(DATA, 0, BLOCK)[32:48].hex()
     own = "-".join((raw[:8], raw[8:12], raw[12:16], raw[16:20], raw[20:]))
@@ -177,6 +177,29 @@ def uuid():
     kc.remove("kc2", "path")
 
 
+# ---- a device that is only looked at ----
+
+def looked_at():
+    """Read and closed again, the disk is as it was, whatever the table may do."""
+    dev = fresh("allow_discards")
+    kc.remove("kc")
+    image, before = kc.read(DATA, 0, 16 << 20), kc.disk_stat(DATA)[3:5]
+    dev = kc.create("kc", table("allow_discards"))
+    kc.same("looked at: reads", kc.read(dev, 0, BLOCK), b"a" * BLOCK)
+    kc.message("kc", "owner list")
+    kc.message("kc", "map 0 10")
+    kc.message("kc", "owner lock alice")
+    kc.message("kc", "owner unlock alice")
+    fsync(dev)
+    kc.message("kc", "commit")
+    kc.suspend("kc")
+    kc.resume("kc")
+    kc.reload("kc", table("allow_discards"))
+    kc.remove("kc")
+    kc.equal("looked at: nothing is written", kc.disk_stat(DATA)[3:5], before)
+    kc.same("looked at: the disk is as it was", kc.read(DATA, 0, 16 << 20), image)
+
+
 # ---- tables and disks that are read-only ----
 
 BLKROSET = 0x125d
@@ -201,7 +224,7 @@ def fsync(dev):
 def fresh(*opts):
     """A device with an owner, whose block 0 is his, and block 1 the device key's."""
     wipe()
-    dev = kc.create("kc", table(*opts))
+    dev = kc.create("kc", table(*opts), new=True)
     kc.message("kc", "owner add alice 1000 :64:logon:kc:alice")
     kc.write(dev, 0, b"a" * BLOCK, uid=1000)
     kc.write(dev, BLOCK, b"r" * BLOCK, sync=True)
@@ -296,7 +319,7 @@ def device_read_only():
 kc.join_session()
 for who in "root", "alice", "bob":
     kc.add_key("logon", "kc:" + who, os.urandom(64))
-for check in another_area, overlaps, uuid, read_only_table, disk_read_only, device_read_only:
+for check in another_area, overlaps, uuid, looked_at, read_only_table, disk_read_only, device_read_only:
     if kc.wanted(check.__name__):
         check()
 kc.done()

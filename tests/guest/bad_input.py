@@ -42,7 +42,7 @@ def line(cipher="aes-xts-plain64", key=KEY, iv="0", disk=DATA, offset=str(OFFSET
     return ("0 %d keyed-crypt %s %s %s %s %s %s" % (length, cipher, key, iv, disk, offset, opts)).rstrip()
 
 
-GOOD = line()
+GOOD, NEW = line(), "2 owner:uid format"
 
 
 def writes():
@@ -182,7 +182,7 @@ def bad_tables():
             ("cipher_null-cbc-plain64", *null_cbc),
             ("capi:ecb(cipher_null)-null", e, "cipher has no key: it would write plaintext")):
         if cipher != "aes":
-            no_table("cipher " + cipher[:60], error, "cipher .*: .*" + re.escape(text), line(cipher=cipher))
+            no_table("cipher " + cipher[:60], error, "cipher .*: .*" + re.escape(text), line(cipher=cipher, opts=NEW))
 
     ref = "key is not a keyring reference :<size>:<type>:<description>"
     no_table("a key in hex", e, ref, line(key=SECRET))
@@ -203,18 +203,19 @@ def bad_tables():
             (":64:logon:" + "x" * 128, "key description is longer than 127 characters"),
             (":64:logon:kc:\x01x", "key description has white space or control characters")):
         no_table("key " + key[:40].replace("\x01", "^A"), e, text, line(key=key))
-    no_table("a key that is not there", "ENOKEY", "device key :64:logon:kc:none not found", line(key=":64:logon:kc:none"))
-    no_table("a key of another type", "ENOKEY", "device key :64:user:kc:root not found", line(key=":64:user:kc:root"))
+    no_table("a key that is not there", "ENOKEY", "device key :64:logon:kc:none not found", line(key=":64:logon:kc:none", opts=NEW))
+    no_table("a key of another type", "ENOKEY", "device key :64:user:kc:root not found", line(key=":64:user:kc:root", opts=NEW))
     no_table("a key of another size", "EKEYREJECTED", "device key :32:logon:kc:root has another size",
-             line(key=":32:logon:kc:root"))
+             line(key=":32:logon:kc:root", opts=NEW))
     no_table("a key that was revoked", "EKEYREVOKED", "device key :64:logon:kc:revoked not found",
-             line(key=":64:logon:kc:revoked"))
-    no_table("a key the cipher does not take", e, "device key :63:logon:kc:odd is not one the cipher takes", line(key=":63:logon:kc:odd"))
+             line(key=":64:logon:kc:revoked", opts=NEW))
+    no_table("a key the cipher does not take", e, "device key :63:logon:kc:odd is not one the cipher takes",
+             line(key=":63:logon:kc:odd", opts=NEW))
 
 
 def bad_tables_live():
     """Over a live device: it goes on."""
-    dev = kc.create("kc", GOOD)
+    dev = kc.create("kc", GOOD, new=True)
     kc.write(dev, 0, b"z" * BLOCK)
     kc.message("kc", "commit")
     whole = kc.create("whole", "0 %d linear %s 0" % (kc.size_of(DATA) // 512, DATA))
@@ -238,6 +239,8 @@ def bad_tables_live():
             ("another iv_offset", "EINVAL", "made with iv_offset 0, the table line says 8", line(iv="8"), False),
             ("iv_large_sectors", "EINVAL", "made with iv_large_sectors off, the table line says on",
              line(opts="1 iv_large_sectors"), False),
+            ("format", "EINVAL", "format is for areas of zeros, this one has a superblock: nothing was written to it",
+             kc.formats(GOOD), False),
             ("a larger device", "EINVAL", "metadata maps 8192 blocks, the table line needs 8193",
              line(length=LENGTH + 8), False),
             ("read-only", "EBUSY", "the live table is read-write: remove the device to change that", GOOD, True),
@@ -276,6 +279,8 @@ def bad_tables_live():
             ("iv_large_sectors", "metadata was made with iv_large_sectors off, the table line says on", line(opts="1 iv_large_sectors")),
             ("a larger device", "metadata maps 8192 blocks, the table line needs 8193", line(length=LENGTH + 8))):
         no_table("a formatted area and " + name, "EINVAL", text, new)
+    no_table("a formatted area and format", "EINVAL", "format is for areas of zeros, this one has a superblock: nothing was written",
+             kc.formats(GOOD))
     no_table("a formatted area and another key", "EKEYREJECTED",
              "device key is the wrong one: the check value of :64:logon:kc:alice is not the recorded one", line(key=":64:logon:kc:alice"))
 
@@ -293,7 +298,7 @@ def two_on_a_disk():
         kc.zero(DATA, 0, 32 << 20)
         kc.zero(META, 0, 8 << 20)
         for turn, names in enumerate((("kc", "kc2"), ("kc2", "kc"))):
-            errors = [kc.errno_of(kc.create, name, tables[name]) for name in names]
+            errors = [kc.errno_of(kc.create, name, tables[name], new=not turn) for name in names]
             kc.equal("two devices on %s, %s first" % (where, names[0]), errors, ["none", "none"])
             for name in names:
                 dev = kc.node(kc.dm(kc.DEV_STATUS, name)[0])
@@ -314,7 +319,7 @@ def two_on_a_disk():
 # ---- messages ----
 
 def bad_messages():
-    dev = kc.create("kc", GOOD)
+    dev = kc.create("kc", GOOD, new=True)
     kc.write(dev, 0, b"z" * BLOCK)
     kc.message("kc", "owner add alice 1000-1009 :64:logon:kc:alice")
     kc.message("kc", "owner add bob 5,7-8 :64:logon:kc:bob")
@@ -477,7 +482,7 @@ def make_areas():
     global clean, dirty, more, seq
     # A device with data of three owners in two map blocks, cleanly closed
     kc.zero(DATA, 0, AREA)
-    dev = kc.create("kc", GOOD)
+    dev = kc.create("kc", GOOD, new=True)
     kc.message("kc", "owner add alice 1000 :64:logon:kc:alice")
     kc.message("kc", "owner add bob 1001 :64:logon:kc:bob")
     for at, uid in (0, None), (40960, 1000), (1 << 20, 1001), (16 << 20, 1000), (20 << 20, None):
@@ -498,7 +503,7 @@ def make_areas():
     # Somebody else's area, and one of our own key
     for name in "alice", "root":
         kc.zero(DATA, 0, AREA)
-        kc.create("kc", line(key=":64:logon:kc:" + name))
+        kc.create("kc", line(key=":64:logon:kc:" + name), new=True)
         if name == "root":
             kc.message("kc", "owner add alice 1000 :64:logon:kc:alice")
         kc.remove("kc")
@@ -620,19 +625,26 @@ def foreign_copies():
 
 
 def not_to_format():
-    """Areas that are not all zeros"""
+    """Areas that are not all zeros, with the word format and without it; and zeros without it"""
     e = "EINVAL"
-    image = bytearray(AREA)
-    image[5 * BLOCK] = 1
-    no_area("zeros but for one bit, no superblock", e, "metadata area has no superblock and is not all zeros: nothing", image)
-    image[5 * BLOCK], image[16 * BLOCK + 9] = 0, 1
-    no_area("zeros but for one bit in a superblock's place", e, NO_SUPER, image)
-    image[16 * BLOCK + 9], image[MAP * BLOCK - 1] = 0, 1
-    no_area("zeros but for the last bit before the map", e, "metadata area has no superblock and is not all zeros: nothing", image)
-    no_area("zeros, read-only", "EROFS", "metadata area is all zeros: the table must be loaded read-write once", bytes(AREA), ro=True)
-    image = bytearray(clean)
-    image[:17 * BLOCK] = bytes(17 * BLOCK)
-    no_area("superblocks overwritten with zeros", e, "metadata area has no superblock and is not all zeros: nothing", image)
+    zeros = bytearray(AREA)
+    no_super = "metadata area has no superblock and is not all zeros: nothing"
+    superblocks = bytearray(clean)
+    superblocks[:17 * BLOCK] = bytes(17 * BLOCK)
+    for table, word in (GOOD, ""), (kc.formats(GOOD), ", format"):
+        for name, at, text in (("no superblock", 5 * BLOCK, no_super),
+                               ("in a superblock's place", 16 * BLOCK + 9, NO_SUPER),
+                               ("the last one before the map", MAP * BLOCK - 1, no_super)):
+            image = bytearray(AREA)
+            image[at] = 1
+            no_area("zeros but for one bit, %s%s" % (name, word), e, text, image, table=table)
+        no_area("superblocks overwritten with zeros" + word, e, no_super, superblocks, table=table)
+    no_area("both superblocks damaged, format", e, NO_SUPER, changed("magic", b"x"), table=kc.formats(GOOD))
+    no_area("zeros, format, read-only", "EROFS", "metadata area is all zeros: the table must be read-write", zeros, ro=True,
+            table=kc.formats(GOOD))
+    for ro in False, True:
+        no_area("zeros, without format" + ", read-only" * ro, e,
+                "metadata area is all zeros: the option format makes a new one", zeros, ro=ro)
 
 
 def bad_seals():

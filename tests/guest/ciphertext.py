@@ -65,7 +65,7 @@ def check(name, cipher, key_size, bs, iv_offset, offset, large=False, opts="", b
     kc.zero(DISK + "data", 0, 16 << 20)
     kc.zero(DISK + "data", 32 << 20, 8 << 20)
     kc.zero(DISK + "meta", 0, 8 << 20)
-    dev = kc.create("kc", table)
+    dev = kc.create("kc", table, new=True)
     for who in "alice", "bob":
         kc.message("kc", "owner add %s %d %s" % (who, UIDS[who], keys[who]))
     for first, n, who in RANGES:
@@ -106,7 +106,7 @@ def check_huge(name, cipher, large=False):
     table = fmt % ("keyed-crypt", key["root"], len(ours), " ".join(ours))
 
     kc.zero(DISK + "huge", 0, 8 << 20)
-    dev = kc.create("kc", table)
+    dev = kc.create("kc", table, new=True)
     kc.message("kc", "owner add alice 1000 " + key["alice"])
     kc.write(dev, at * 512, plain[:nb * bs], uid=1000)
     kc.remove("kc")

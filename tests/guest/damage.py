@@ -51,6 +51,7 @@ class Base:
         self.truth = {}
         self.versions = collections.Counter()
         self.older = None
+        self.formatted = formatted
         if not formatted:
             image = f.make_area(key_bytes["root"], nr_blocks, owner_blocks, sector_size=sector_size)
             self.meta.write(self.meta_at, image)
@@ -83,7 +84,9 @@ class Base:
 
     def open(self):
         opts, self.opts = self.opts, []
-        self.dev = kc.Disk(kc.create("base", self.table_line(self.path, self.meta_at // SECTOR)))
+        line = self.table_line(self.path, self.meta_at // SECTOR)
+        self.dev = kc.Disk(kc.create("base", line, new=self.formatted))
+        self.formatted = False
         self.opts = opts
 
     def close(self):

@@ -54,7 +54,7 @@ def writers_state():
 
 def destroy_and_after():
     kc.zero(DATA, 0, OFFSET * 512)
-    dev = kc.create("kc", table("allow_discards"))
+    dev = kc.create("kc", table("allow_discards"), new=True)
     for name in UIDS:
         add(name)
     for block in range(10):
@@ -124,7 +124,7 @@ def destroy_and_after():
 def destroy_under_load():
     """What was under way when it was destroyed ends before, and never comes back."""
     kc.zero(DATA, 0, OFFSET * 512)
-    dev = kc.create("kc", table())
+    dev = kc.create("kc", table(), new=True)
     stop = threading.Event()
     for turn in range(10):
         name = "o%d" % turn
@@ -178,7 +178,7 @@ def waits_for_the_last():
     """A write that is still going to a slow disk when its owner is locked, then destroyed."""
     kc.zero(DATA, 0, OFFSET * 512)
     slow = kc.create("slow", "0 %d delay %s 0 0 %s 0 4000" % (kc.size_of(DATA) // 512, DATA, DATA))
-    dev = kc.create("kc", table("meta_device:" + DATA).replace(DATA, slow, 1))
+    dev = kc.create("kc", table("meta_device:" + DATA).replace(DATA, slow, 1), new=True)
     add("alice")
     writer = threading.Thread(target=put, args=(dev, 3, b"a", "alice"))
     writer.start()
@@ -197,7 +197,7 @@ def waits_for_the_last():
 def slots_run_out():
     """A slot is used again, but not while a block names it."""
     kc.zero(DATA, 0, OFFSET * 512)
-    dev = kc.create("kc", table())
+    dev = kc.create("kc", table(), new=True)
     add("alice")
     add("bob")
     put(dev, 5, b"a", "alice")
@@ -230,7 +230,7 @@ def slots_run_out():
 
 def read_only():
     kc.zero(DATA, 0, OFFSET * 512)
-    dev = kc.create("kc", table())
+    dev = kc.create("kc", table(), new=True)
     add("alice")
     put(dev, 0, b"a", "alice")
     kc.remove("kc")

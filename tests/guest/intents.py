@@ -31,7 +31,7 @@ def attempt(table, meta):
     his write has ended, and her ciphertext; None if the commit timer may have come between.
     """
     kc.zero(meta, 0, META_SIZE)
-    dev = kc.create("kc", table)
+    dev = kc.create("kc", table, new=True)
     kc.message("kc", "owner add alice 1000 :64:logon:kc:alice")
     kc.message("kc", "owner add bob 1001 :64:logon:kc:bob")
     start = time.monotonic()

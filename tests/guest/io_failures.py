@@ -157,7 +157,7 @@ class Image:
 def make_images():
     """A clean device with two owners; a dirty one, with records and intents to replay."""
     kc.zero(META, 0, AREA)
-    dev = kc.create("kc", table())
+    dev = kc.create("kc", table(), new=True)
     kc.message("kc", "owner add alice 1000 :64:logon:kc:alice")
     kc.message("kc", "owner add bob 1001 :64:logon:kc:bob")
     model = Model({b: {(0, bytes(BLOCK))} for b in BLOCKS})
@@ -237,7 +237,7 @@ def sweep(name, image, do, disk=META, opened=True, rest=None):
                 kc.remove("kc")
             elif rest:
                 rest(bad)
-            dev = kc.create("kc", table())
+            dev = kc.create("kc", table(), new=rest is not None)
             if rest is None:
                 model.look(dev, "opened again", False)
             kc.remove("kc")
@@ -254,6 +254,10 @@ def create(model, dev):
     return [kc.errno_of(kc.create, "kc", table())]
 
 
+def create_new(model, dev):
+    return [kc.errno_of(kc.create, "kc", table(), new=True)]
+
+
 def formatting():
     class Zeros:
         def restore(self):
@@ -262,14 +266,14 @@ def formatting():
 
     def half_formatted(bad):
         """What was begun is not taken for anything; zeros are formatted again."""
-        error = kc.errno_of(kc.create, "kc", table())
+        error = kc.errno_of(kc.create, "kc", table(), new=True)
         if error == "none":
             kc.remove("kc")
         elif error != "EINVAL" or not any(kc.read(META, 0, AREA)):
             bad("the next says " + error)
         kc.zero(META, 0, AREA)
 
-    sweep("format", Zeros(), create, opened=False, rest=half_formatted)
+    sweep("format", Zeros(), create_new, opened=False, rest=half_formatted)
 
 
 def opening():
@@ -343,7 +347,7 @@ def flushes():
             while True:
                 nth += 1
                 kc.zero(area, 0, AREA)
-                dev = kc.create("kc", line)
+                dev = kc.create("kc", line, new=True)
                 kc.write(dev, 0, bytes(BLOCK))
                 fsync(dev)
                 kc.write(dev, block * BLOCK, b"x" * BLOCK)

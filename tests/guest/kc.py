@@ -161,8 +161,16 @@ def resume(name):
     dm(DEV_SUSPEND, name)
 
 
-def create(name, table, ro=False):
-    """Returns the path of a node."""
+def formats(table):
+    """The same table line with the option format."""
+    words = table.split(" ")
+    words[8:9] = [str(int(words[8]) + 1), "format"] if len(words) > 8 else ["1", "format"]
+    return " ".join(words)
+
+
+def create(name, table, ro=False, new=False):
+    """Returns the path of a node. If it is new, the metadata area is formatted."""
+    table = formats(table) if new else table
     dev = dm(DEV_CREATE, name)[0]
     try:
         load(name, table, ro)

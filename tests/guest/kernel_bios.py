@@ -49,7 +49,7 @@ def send(dev, what, uid=None):
 def opened(data, *opts):
     """A new device with two owners."""
     kc.zero(META, 0, 8 << 20)
-    dev = kc.create("kc", kc.separate(LENGTH, data, META, *opts))
+    dev = kc.create("kc", kc.separate(LENGTH, data, META, *opts), new=True)
     kc.message("kc", "owner add alice 1000 :64:logon:kc:alice")
     kc.message("kc", "owner add bob 1001 :64:logon:kc:bob")
     return dev
@@ -182,7 +182,7 @@ def busy():
         disk.close()
 
     kc.zero(META, 0, 8 << 20)
-    dev = kc.create("kc", kc.separate(8 << 11, "/dev/ram0", META))
+    dev = kc.create("kc", kc.separate(8 << 11, "/dev/ram0", META), new=True)
     kc.write(dev, 0, bytes(8 << 20))
     items = []
     for jobs in 1, 2:

@@ -81,7 +81,7 @@ def write_faults():
         kc.write(dev, block * BLOCK, content[block], uid=uid)
 
     kc.zero(META, 0, 8 << 20)
-    dev = kc.create("kc", table("allow_discards"))
+    dev = kc.create("kc", table("allow_discards"), new=True)
     kc.message("kc", "owner add alice 1000 :64:logon:kc:alice")
     put(0, 1000)
     put(1)
@@ -155,7 +155,7 @@ def write_faults():
 def read_faults():
     """A read of a map block fails, then that of a data block."""
     kc.zero(META, 0, 8 << 20)
-    dev = kc.create("kc", table("allow_discards"))
+    dev = kc.create("kc", table("allow_discards"), new=True)
     for block in 0, 2000, 4000:
         kc.write(dev, block * BLOCK, b"%4d" % block * 1024)
     kc.remove("kc")
@@ -194,7 +194,7 @@ def read_faults():
 def lost_key():
     """The device key goes while the disk does not answer a read, and comes back in another keyring."""
     kc.zero(META, 0, 8 << 20)
-    dev = kc.create("kc", table())
+    dev = kc.create("kc", table(), new=True)
     kc.message("kc", "owner add alice 1000 :64:logon:kc:alice")
     kc.write(dev, 0, b"r" * BLOCK)
     kc.message("kc", "commit")

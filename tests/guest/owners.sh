@@ -21,12 +21,19 @@ own_keys() {
 		}' 0 $(seq $own_first $((own_first + $1 - 1))) $own_root
 }
 
-# own_create KIND [DISK]: the device, its owners read from KIND
+# own_create KIND [DISK]: a new device, its owners read from KIND
 own_create() {
-	local disk=${2:-$own_disk}
+	own_open "$1 format" "${@:2}"
+}
+
+# own_open KIND [DISK]: the device as it was left
+own_open() {
+	local disk=${2:-$own_disk} opts
+
+	read -r -a opts <<< "owner:$1"
 
 	own_len=$(($(sectors "$disk") - own_start))
-	dmsetup create kc --table "0 $own_len keyed-crypt aes-xts-plain64 :64:logon:kc:0 0 $disk $own_start 1 owner:$1"
+	dmsetup create kc --table "0 $own_len keyed-crypt aes-xts-plain64 :64:logon:kc:0 0 $disk $own_start ${#opts[@]} ${opts[*]}"
 }
 
 # own_add NR: as many owners
@@ -103,10 +110,10 @@ owners_test() {
 
 	load_module
 	must own_keys 50
-	must own_create uid
 	mkdir -p /mnt
 	case $1 in
 	write)
+		must own_create uid
 		must own_add 50
 		must own_mkfs "$fs" "${@:4}"
 		# From here on, since mkfs may write directly, as root. Metadata must not be his.
@@ -123,6 +130,7 @@ owners_test() {
 		ok "unmount" umount /mnt
 		;;
 	check)
+		must own_open uid
 		: > "$kc_tmp/job"
 		own_scan 'fifty owners, after a reboot'
 		ok "the filesystem is clean" own_fsck "$fs"
@@ -130,7 +138,7 @@ owners_test() {
 		is "contents are right" "$("$KC_TESTS/guest/owners.py" files /mnt 2>&1)" 54
 		ok "unmount" umount /mnt
 		must dmsetup remove kc
-		must own_create "$by"
+		must own_open "$by"
 		must mount /dev/mapper/kc /mnt
 		case $by in
 		gid) ok "$fs: owners by group id" own_fio 2 gid 256 bd ;;

@@ -31,7 +31,7 @@ def make(length, *opts, **kw):
     """A new device with its owners."""
     kc.zero(kw.get("disk", DATA), 0, 8 << 20)
     kc.zero(META, 0, 8 << 20)
-    dev = kc.create("kc", table(length, *opts, **kw))
+    dev = kc.create("kc", table(length, *opts, **kw), new=True)
     kc.message("kc", "owner add alice 1000 :64:logon:kc:alice")
     kc.message("kc", "owner add bob 1001 :64:logon:kc:bob")
     return dev
@@ -394,7 +394,7 @@ def check_tables():
                                            "meta_offset:0", "reassign:strict"), "")):
         kc.zero(DATA, 0, 8 << 20)
         kc.zero(META, 0, 8 << 20)
-        dev = kc.create("kc", line)
+        dev = kc.create("kc", line, new=True)
         kc.write(dev, 0, b"y" * 4096, uid=1000)
         printed = kc.table_of("kc")
         with open(kc.sysfs(DATA) + "dev") as f:

@@ -46,7 +46,7 @@ kc.join_session()
 for who in "root", "alice", "bob":
     kc.add_key("logon", "kc:" + who, os.urandom(64))
 kc.zero(META, 0, AREA)
-dev = kc.create("kc", TABLE)
+dev = kc.create("kc", TABLE, new=True)
 kc.message("kc", "owner add alice 1000 :64:logon:kc:alice")
 kc.message("kc", "owner add bob 1001 :64:logon:kc:bob")
 

@@ -649,7 +649,7 @@ def others_open():
     kc.remove("kc")
     kc.zero(META, 8 << 20, 8 << 20)
     other = "0 4096 keyed-crypt aes-xts-plain64 :64:logon:kc:carl 0 %s 24576 1 meta_offset:16384" % META
-    kc.create("early", other)
+    kc.create("early", other, new=True)
     stop("meta")
     opening = Later(kc.create, "kc", table())
     kc.ok("others' disks: a device waits for its disk", opening.waits())
