@@ -237,7 +237,7 @@ def sweep(name, image, do, disk=META, opened=True, rest=None):
                 kc.remove("kc")
             elif rest:
                 rest(bad)
-            dev = kc.create("kc", table(), new=rest is not None)
+            dev = kc.create("kc", table(), new=bool(rest and not dev))
             if rest is None:
                 model.look(dev, "opened again", False)
             kc.remove("kc")
