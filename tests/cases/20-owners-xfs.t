@@ -12,7 +12,7 @@ VM_BOOTS='write check'
 
 owners_test "$1" xfs gid
 if [[ $1 == check ]]; then
-	must own_create projid
+	must own_open projid
 	dmsetup message kc 0 owner list | grep -q '^root ' || must dmsetup message kc 0 owner ids o1000 0
 	must mount /dev/mapper/kc /mnt
 	must dd if=/dev/zero of=/mnt/projid bs=64k count=1 conv=fsync
