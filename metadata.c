@@ -141,7 +141,8 @@ static int kc_super_write(struct kc_area *area, struct kc_disk_super *ds)
  * @area:	the area, with what its superblock says
  * @params:	what the table line says
  *
- * Return: 0 or -EINVAL, with an error that names both values.
+ * Return: 0 or -EINVAL, with an error that names both values.  A line that asks
+ * for a new area fits none.
  */
 int kc_area_match(struct kc_area *area, const struct kc_params *params)
 {
@@ -268,7 +269,10 @@ static int kc_format_range(struct kc_area *area, enum kc_kind kind, u64 start,
 	return 0;
 }
 
-/* May an area of zeros be formatted?  Then gives it a UUID and a salt. */
+/*
+ * Is the area one of zeros, and to be formatted?  Then gives it a UUID and a salt.
+ * Zeros alone do not say so: they may be what is left of an area.
+ */
 static int kc_area_read_blank(struct kc_area *area, const struct kc_params *params,
 			      u64 max_area_blocks, u8 *buf)
 {
@@ -327,7 +331,8 @@ static struct kc_disk_super *kc_super_choose(u8 *copies, bool sound[2])
  * @area:	the area, with its devices, their starts and mode set
  * @params:	what the table line says
  * @max_area_blocks: room for the area
- * @blank:	set if there is none, and the area is of zeros: to be formatted
+ * @blank:	set if there is none, the area is of zeros and the table line asks for
+ *		a new one: to be formatted
  *
  * What is read is not authenticated yet.  Process context; writes nothing.
  * Return: 0 or a negative errno with an error said.

@@ -4,7 +4,8 @@
 #
 # Metadata areas of several kinds are damaged at random: bits, sectors and blocks, torn, moved, older, of
 # other areas, device too short; and by somebody who knows the device key and seals impossible
-# values. tests/guest/kcformat.py, an independent reader, says what must become of each image.
+# values. One table in twenty says format, which is never to be taken here. tests/guest/kcformat.py, an
+# independent reader, says what must become of each image.
 # KC_IMAGES: how many, 300 if not given; KC_SEED: which; KC_FIRST: the first one's number, to see one again (the areas
 # they are made from are not the same to the byte: nonces are random, and a timer commits).
 #

@@ -5,6 +5,7 @@
 
 import hashlib
 import os
+import random
 import re
 import struct
 import time
@@ -27,6 +28,9 @@ MAP = STATE + 1
 NEEDED = (MAP + -(-LENGTH // 8 // 1920)) * 8  # sectors
 SECRET = os.urandom(64).hex()
 
+ZEROS = "metadata area is all zeros: the option format makes a new one, if nothing is missing here"
+HAS_SUPER = "format is for areas of zeros, this one has a superblock: nothing was written to it"
+
 kmsg = kc.Log()
 whole_log = []
 
@@ -42,7 +46,7 @@ def line(cipher="aes-xts-plain64", key=KEY, iv="0", disk=DATA, offset=str(OFFSET
     return ("0 %d keyed-crypt %s %s %s %s %s %s" % (length, cipher, key, iv, disk, offset, opts)).rstrip()
 
 
-GOOD, NEW = line(), "2 owner:uid format"
+GOOD = line()
 
 
 def writes():
@@ -102,7 +106,7 @@ def bad_tables():
     for opt in ("owner:cgroup", "owner:", "owner:UID"):
         no_table(opt, e, opt + " is not one of none, uid, gid, projid", line(opts="1 " + opt))
     for opt in ("on_locked:fail", "same_cpu_crypt", "submit_from_crypt_cpus", "owner", "meta_device",
-                "integrity:16:none", "no_encrypt", "allow_discards:1", "sector_size=4096"):
+                "integrity:16:none", "no_encrypt", "allow_discards:1", "sector_size=4096", "format:1", "Format"):
         no_table(opt, e, "unknown option " + opt, line(opts="1 " + opt))
     for value in ("", "no", "Strict"):
         no_table("reassign:" + value, e, "reassign:%s is not strict or lazy" % value, line(opts="1 reassign:" + value))
@@ -182,7 +186,7 @@ def bad_tables():
             ("cipher_null-cbc-plain64", *null_cbc),
             ("capi:ecb(cipher_null)-null", e, "cipher has no key: it would write plaintext")):
         if cipher != "aes":
-            no_table("cipher " + cipher[:60], error, "cipher .*: .*" + re.escape(text), line(cipher=cipher, opts=NEW))
+            no_table("cipher " + cipher[:60], error, "cipher .*: .*" + re.escape(text), line(cipher=cipher))
 
     ref = "key is not a keyring reference :<size>:<type>:<description>"
     no_table("a key in hex", e, ref, line(key=SECRET))
@@ -203,14 +207,19 @@ def bad_tables():
             (":64:logon:" + "x" * 128, "key description is longer than 127 characters"),
             (":64:logon:kc:\x01x", "key description has white space or control characters")):
         no_table("key " + key[:40].replace("\x01", "^A"), e, text, line(key=key))
-    no_table("a key that is not there", "ENOKEY", "device key :64:logon:kc:none not found", line(key=":64:logon:kc:none", opts=NEW))
-    no_table("a key of another type", "ENOKEY", "device key :64:user:kc:root not found", line(key=":64:user:kc:root", opts=NEW))
-    no_table("a key of another size", "EKEYREJECTED", "device key :32:logon:kc:root has another size",
-             line(key=":32:logon:kc:root", opts=NEW))
-    no_table("a key that was revoked", "EKEYREVOKED", "device key :64:logon:kc:revoked not found",
-             line(key=":64:logon:kc:revoked", opts=NEW))
-    no_table("a key the cipher does not take", e, "device key :63:logon:kc:odd is not one the cipher takes",
-             line(key=":63:logon:kc:odd", opts=NEW))
+    for name, error, text, key in (
+            ("that is not there", "ENOKEY", ":64:logon:kc:none not found", ":64:logon:kc:none"),
+            ("of another type", "ENOKEY", ":64:user:kc:root not found", ":64:user:kc:root"),
+            ("of another size", "EKEYREJECTED", ":32:logon:kc:root has another size", ":32:logon:kc:root"),
+            ("that was revoked", "EKEYREVOKED", ":64:logon:kc:revoked not found", ":64:logon:kc:revoked"),
+            ("the cipher does not take", e, ":63:logon:kc:odd is not one the cipher takes", ":63:logon:kc:odd")):
+        no_table("a key " + name, error, "device key " + text, kc.formats(line(key=key)))
+        no_table("an area of zeros, no format, and a key " + name, e, ZEROS, line(key=key))
+    no_table("an area of zeros, and no format", e, ZEROS, GOOD)
+    no_table("an area of zeros, no format, read-only", e, ZEROS, GOOD, ro=True)
+    no_table("an area of zeros on another disk, and no format", e, ZEROS, line(opts="1 meta_device:" + META))
+    no_table("format, read-only", "EROFS", "metadata area is all zeros: the table must be read-write to format it",
+             kc.formats(GOOD), ro=True)
 
 
 def bad_tables_live():
@@ -239,10 +248,12 @@ def bad_tables_live():
             ("another iv_offset", "EINVAL", "made with iv_offset 0, the table line says 8", line(iv="8"), False),
             ("iv_large_sectors", "EINVAL", "made with iv_large_sectors off, the table line says on",
              line(opts="1 iv_large_sectors"), False),
-            ("format", "EINVAL", "format is for areas of zeros, this one has a superblock: nothing was written to it",
-             kc.formats(GOOD), False),
             ("a larger device", "EINVAL", "metadata maps 8192 blocks, the table line needs 8193",
              line(length=LENGTH + 8), False),
+            ("format", "EINVAL", HAS_SUPER, kc.formats(GOOD), False),
+            ("format and another cipher", "EINVAL", HAS_SUPER, kc.formats(line(cipher="aes-cbc-plain64")), False),
+            ("format, metadata elsewhere", "EBUSY", "the live table has its metadata at",
+             kc.formats(line(opts="1 meta_device:" + META)), False),
             ("read-only", "EBUSY", "the live table is read-write: remove the device to change that", GOOD, True),
             ("metadata inside the live one", "EBUSY", "metadata area is in use by 253:0",
              line(opts="1 meta_offset:8"), False),
@@ -259,9 +270,15 @@ def bad_tables_live():
             kc.create, "kc2", line(opts="1 meta_offset:800"))
     kc.remove("whole")
     kc.equal("the live device kept its table", kc.table_of("kc"), table)
+    kc.ok("which does not say format", "format" not in table, table)
     kc.equal("and its state", kc.status("kc"), status)
     kc.equal("the disks have the same hash as before", disk_sum(), before)
     kc.same("and its data", kc.read(dev, 0, BLOCK), b"z" * BLOCK)
+    kc.equal("its line loads over it", kc.errno_of(kc.reload, "kc", table), "none")
+    kc.same("with its data", kc.read(dev, 0, BLOCK), b"z" * BLOCK)
+    kc.remove("kc")
+    dev = kc.create("kc", table)
+    kc.same("and loads again", kc.read(dev, 0, BLOCK), b"z" * BLOCK)
     kc.remove("kc")
     kc.create("kc", GOOD, ro=True)
     refused("over a live device that is read-only: read-write", "EBUSY",
@@ -279,8 +296,6 @@ def bad_tables_live():
             ("iv_large_sectors", "metadata was made with iv_large_sectors off, the table line says on", line(opts="1 iv_large_sectors")),
             ("a larger device", "metadata maps 8192 blocks, the table line needs 8193", line(length=LENGTH + 8))):
         no_table("a formatted area and " + name, "EINVAL", text, new)
-    no_table("a formatted area and format", "EINVAL", "format is for areas of zeros, this one has a superblock: nothing was written",
-             kc.formats(GOOD))
     no_table("a formatted area and another key", "EKEYREJECTED",
              "device key is the wrong one: the check value of :64:logon:kc:alice is not the recorded one", line(key=":64:logon:kc:alice"))
 
@@ -471,6 +486,7 @@ def opens(name, image, contents, ro=False, regex=None, unchanged=False):
 
 
 NO_SUPER = "metadata area has no valid superblock and is not all zeros: nothing was written to it"
+NOT_ZEROS = "metadata area has no superblock and is not all zeros: nothing was written to it"
 FORGED = "superblock is forged: it is not authentic under the device key"
 clean = dirty = b""  # a metadata area after a clean stop, and one as after a crash
 contents, more = [], []  # and what the device holds: (byte, data)
@@ -625,26 +641,64 @@ def foreign_copies():
 
 
 def not_to_format():
-    """Areas that are not all zeros, with the word format and without it; and zeros without it"""
+    """Areas that are not all zeros"""
     e = "EINVAL"
-    zeros = bytearray(AREA)
-    no_super = "metadata area has no superblock and is not all zeros: nothing"
-    superblocks = bytearray(clean)
-    superblocks[:17 * BLOCK] = bytes(17 * BLOCK)
-    for table, word in (GOOD, ""), (kc.formats(GOOD), ", format"):
-        for name, at, text in (("no superblock", 5 * BLOCK, no_super),
-                               ("in a superblock's place", 16 * BLOCK + 9, NO_SUPER),
-                               ("the last one before the map", MAP * BLOCK - 1, no_super)):
-            image = bytearray(AREA)
-            image[at] = 1
-            no_area("zeros but for one bit, %s%s" % (name, word), e, text, image, table=table)
-        no_area("superblocks overwritten with zeros" + word, e, no_super, superblocks, table=table)
-    no_area("both superblocks damaged, format", e, NO_SUPER, changed("magic", b"x"), table=kc.formats(GOOD))
-    no_area("zeros, format, read-only", "EROFS", "metadata area is all zeros: the table must be read-write", zeros, ro=True,
-            table=kc.formats(GOOD))
-    for ro in False, True:
-        no_area("zeros, without format" + ", read-only" * ro, e,
-                "metadata area is all zeros: the option format makes a new one", zeros, ro=ro)
+    image = bytearray(AREA)
+    image[5 * BLOCK] = 1
+    no_area("zeros but for one bit, no superblock", e, "metadata area has no superblock and is not all zeros: nothing", image)
+    image[5 * BLOCK], image[16 * BLOCK + 9] = 0, 1
+    no_area("zeros but for one bit in a superblock's place", e, NO_SUPER, image)
+    image[16 * BLOCK + 9], image[MAP * BLOCK - 1] = 0, 1
+    no_area("zeros but for the last bit before the map", e, "metadata area has no superblock and is not all zeros: nothing", image)
+    image = bytearray(clean)
+    image[:17 * BLOCK] = bytes(17 * BLOCK)
+    no_area("superblocks overwritten with zeros", e, "metadata area has no superblock and is not all zeros: nothing", image)
+    image = bytearray(clean)
+    image[:MAP * BLOCK] = bytes(MAP * BLOCK)
+    no_area("all before the map overwritten with zeros", e, ZEROS, image)
+    no_area("read-only too", e, ZEROS, image, ro=True)
+
+
+def format_over():
+    """With format, areas that are there, or were"""
+    e = "EINVAL"
+    new = kc.formats(GOOD)
+    no_area("format over an area", e, HAS_SUPER, clean, new)
+    no_area("read-only too", e, HAS_SUPER, clean, new, ro=True)
+    no_area("format over one that a crash has left", e, HAS_SUPER, dirty, new)
+    no_area("format over another device's", e, HAS_SUPER, areas["alice"], new)
+    no_area("format over one of another length", e, HAS_SUPER, clean, kc.formats(line(length=LENGTH // 2)))
+    for name, place in ("first", FIRST), ("second", SECOND):
+        image = bytearray(clean)
+        flip(image, place + 90)
+        no_area("format, a bit flipped in the %s superblock" % name, e, HAS_SUPER, image, new)
+    flip(image, FIRST + 90)
+    no_area("format, a bit flipped in both", e, NO_SUPER, image, new)
+    image = bytearray(clean)
+    image[:BLOCK] = image[SECOND:SECOND + BLOCK] = bytes(BLOCK)
+    no_area("format, both overwritten with zeros", e, NOT_ZEROS, image, new)
+    image = bytearray(clean)
+    for place in FIRST, SECOND:
+        image[place:place + BLOCK] = os.urandom(BLOCK)
+    no_area("format, both overwritten with something else", e, NO_SUPER, image, new)
+    no_area("format, a version to come", e, "metadata has format version 2", changed("version", 2), new)
+    places = [(FIRST + 40, NO_SUPER), (SECOND + 4095, NO_SUPER), (5 * BLOCK, NOT_ZEROS), (MAP * BLOCK - 1, NOT_ZEROS)]
+    places += [(block * BLOCK + random.randrange(BLOCK), NOT_ZEROS)
+               for block in (1, 15, 17, 31, OWNERS, OWNERS + 77, ANCHOR, JOURNAL, JOURNAL + 200, STATE)]
+    for at, text in places:
+        image = bytearray(AREA)
+        flip(image, at, 1 << random.randrange(8))
+        no_area("format, zeros but for one bit of byte %d of block %d" % (at % BLOCK, at // BLOCK), e, text, image, new)
+    # what is on the disk behind the fixed parts does not count
+    image = bytearray(os.urandom(AREA))
+    image[:MAP * BLOCK] = bytes(MAP * BLOCK)
+    no_area("zeros before the map, and no format", e, ZEROS, image)
+    kc.equal("metadata: with format they are taken", kc.errno_of(kc.create, "kc", new), "none")
+    kc.ok("metadata: the table does not say format", "format" not in kc.table_of("kc"), kc.table_of("kc"))
+    kc.equal("metadata: nor what was measured of it", kc.ima_of("kc").count("format"), 0)
+    kc.remove("kc")
+    refused("metadata: with format again they are not", e, "keyed-crypt: " + HAS_SUPER, kc.create, "kc", new)
+    opens("without it they are, and empty", kc.read(DATA, 0, AREA), [(0, bytes(1 << 20))])
 
 
 def bad_seals():
@@ -800,8 +854,8 @@ timed(two_on_a_disk)
 kc.zero(DATA, 0, AREA)
 timed(bad_messages)
 make_areas()
-for check in (sound_areas, bad_fields, bad_copies, foreign_copies, not_to_format, bad_seals, owner_types, bad_journals,
-              bad_map_blocks, cut_short):
+for check in (sound_areas, bad_fields, bad_copies, foreign_copies, not_to_format, format_over, bad_seals, owner_types,
+              bad_journals, bad_map_blocks, cut_short):
     timed(check)
 new_log()
 kc.ok("no key in the log", not any(SECRET[:16] in text for text in whole_log), "SECRET was logged")

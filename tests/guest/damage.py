@@ -51,7 +51,6 @@ class Base:
         self.truth = {}
         self.versions = collections.Counter()
         self.older = None
-        self.formatted = formatted
         if not formatted:
             image = f.make_area(key_bytes["root"], nr_blocks, owner_blocks, sector_size=sector_size)
             self.meta.write(self.meta_at, image)
@@ -82,11 +81,9 @@ class Base:
 
     # making it
 
-    def open(self):
+    def open(self, new=False):
         opts, self.opts = self.opts, []
-        line = self.table_line(self.path, self.meta_at // SECTOR)
-        self.dev = kc.Disk(kc.create("base", line, new=self.formatted))
-        self.formatted = False
+        self.dev = kc.Disk(kc.create("base", self.table_line(self.path, self.meta_at // SECTOR), new=new))
         self.opts = opts
 
     def close(self):
@@ -231,7 +228,7 @@ def make_bases():
     many.close()
 
     formatted = Base("formatted by the module, on the data device", same=True, formatted=True)
-    formatted.open()
+    formatted.open(new=True)
     formatted.owners(2)
     formatted.some_writes(rng, 12, commits=True)
     formatted.freeze_older()
@@ -684,11 +681,12 @@ class Trial:
     def more(self, _):
         """What else is to be checked."""
 
-    def __init__(self, image, rw):
+    def __init__(self, image, rw, new=False):
         self.image = image
         self.base = image.base
         self.oracle = self.base.oracle
         self.rw = rw
+        self.new = new                  # with format in its table, which must never be taken
         self.table = self.base.table_line(self.base.path, self.base.meta_at // SECTOR)
 
     def changed_blocks(self, a, b):
@@ -713,7 +711,7 @@ class Trial:
         image, base = self.image, self.base
         want = None
         try:
-            self.oracle.open(bytes(image.data), image.room, self.rw)
+            self.oracle.open(bytes(image.data), image.room, self.rw, self.new)
         except f.Refused as e:
             want = str(e)
         self.write(base.image, image.data)
@@ -747,7 +745,7 @@ class Trial:
         refused = False
         try:
             try:
-                kc.load("kc", self.table, not self.rw)
+                kc.load("kc", kc.formats(self.table) if self.new else self.table, not self.rw)
             except OSError as e:
                 refused = True
                 lines = [m[1] for m in (re.search("table: .*keyed-crypt: (.*)", line) for line in log.new()) if m]
@@ -908,12 +906,14 @@ def main():
         image = Image(base, [b for b in bases if b is not base], rng)
         image.damage()
         rw = rng.random() < 0.8
+        new = rng.random() < 0.05
         try:
-            seen[Trial(image, rw).run()] += 1
+            seen[Trial(image, rw, new).run()] += 1
         except Wrong as e:
             wrong += 1
             if wrong <= 20:
-                kc.diag("image %d, '%s', %s, %s: %s" % (nr, base.name, "rw" if rw else "ro", "; ".join(image.what), e))
+                kc.diag("image %d, '%s', %s%s, %s: %s" % (nr, base.name, "rw" if rw else "ro", ", format" * new,
+                                                       "; ".join(image.what), e))
     spent = time.monotonic() - start
     definite(bases)
     if Trial.dev:

@@ -237,7 +237,7 @@ def sweep(name, image, do, disk=META, opened=True, rest=None):
                 kc.remove("kc")
             elif rest:
                 rest(bad)
-            dev = kc.create("kc", table(), new=bool(rest and not dev))
+            dev = kc.create("kc", table())
             if rest is None:
                 model.look(dev, "opened again", False)
             kc.remove("kc")
@@ -254,26 +254,38 @@ def create(model, dev):
     return [kc.errno_of(kc.create, "kc", table())]
 
 
-def create_new(model, dev):
-    return [kc.errno_of(kc.create, "kc", table(), new=True)]
-
-
 def formatting():
     class Zeros:
         def restore(self):
             kc.zero(META, 0, AREA)
             return Model({})
 
-    def half_formatted(bad):
-        """What was begun is not taken for anything; zeros are formatted again."""
-        error = kc.errno_of(kc.create, "kc", table(), new=True)
-        if error == "none":
-            kc.remove("kc")
-        elif error != "EINVAL" or not any(kc.read(META, 0, AREA)):
-            bad("the next says " + error)
-        kc.zero(META, 0, AREA)
+    def format_it(model, dev):
+        return [kc.errno_of(kc.create, "kc", table(), new=True)]
 
-    sweep("format", Zeros(), create_new, opened=False, rest=half_formatted)
+    def half_formatted(bad):
+        """What was begun is not taken for anything, nor formatted over: with its second superblock it is an area, with
+        nothing zeros, otherwise neither. Zeros are formatted again."""
+        area = kc.read(META, 0, AREA)
+        seen["area" if any(area[16 * BLOCK:17 * BLOCK]) else "neither" if any(area) else "zeros"] += 1
+        for new in True, False:
+            error = kc.errno_of(kc.create, "kc", table(), new=new)
+            wanted = not any(area) if new else any(area[16 * BLOCK:17 * BLOCK])
+            if error != ("none" if wanted else "EINVAL"):
+                bad("the next, %s, says %s" % ("with format" if new else "without", error))
+            if error == "none":
+                kc.remove("kc")
+                kc.write(META, 0, area)
+            elif kc.read(META, 0, AREA) != area:
+                bad("the next, %s, says %s and has written" % ("with format" if new else "without", error))
+        kc.zero(META, 0, AREA)
+        kc.create("kc", table(), new=True)
+        kc.remove("kc")
+
+    seen = dict.fromkeys(("area", "neither", "zeros"), 0)
+    sweep("format", Zeros(), format_it, opened=False, rest=half_formatted)
+    kc.ok("format: it was cut off before anything was written, before a superblock was, and before the first one",
+          all(seen.values()), seen)
 
 
 def opening():

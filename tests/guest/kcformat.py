@@ -282,8 +282,9 @@ class Device:
         return (s["magic"] == MAGIC and s["place"] == place and not any(block[SECTOR:]) and
                 s["csum"] == crc32c(block[:508]))
 
-    def open(self, image, area_blocks, rw=True):
-        """Activates an image with room for so many area blocks. Raises Refused, or sets the attributes below."""
+    def open(self, image, area_blocks, rw=True, new=False):
+        """Activates an image with room for so many area blocks, with the option format if it is to be new. Raises
+        Refused, or sets the attributes below."""
         self.image = image
         if area_blocks <= OWNER_START:
             raise Refused("metadata area has [0-9]+ sectors, it needs at least")
@@ -296,10 +297,13 @@ class Device:
                 raise Refused("metadata area needs %d sectors, there are %d" % (layout.end * 8, area_blocks * 8))
             if any(image[:layout.map * BLOCK]):
                 raise Refused("no superblock and is not all zeros: nothing was written")
-            raise Refused("metadata area is all zeros")
+            if new and rw:
+                raise Refused("test made an area that is formatted")
+            raise Refused("metadata area is all zeros: " + ("the table must be read-write to format it" if new else
+                                                            "the option format makes a new one"))
         self.damaged_super = not all(sound)
         s = super_parse(image[SUPERS[0 if sound[0] else 1] * BLOCK:][:SECTOR])
-        self.check_super(s, area_blocks, rw)
+        self.check_super(s, area_blocks, rw, new)
         k = self.k = self.keys(s["salt"], s["uuid"])
         if s["check"] != k.check:
             raise Refused("device key is the wrong one")
@@ -319,7 +323,7 @@ class Device:
         self.lost = set()               # those of them that could not be read; with entries of None
         self.recover()
 
-    def check_super(self, s, area_blocks, rw):
+    def check_super(self, s, area_blocks, rw, new):
         if s["version"] != 1:
             raise Refused("metadata has format version %d, " % s["version"])
         if s["incompat"]:
@@ -330,6 +334,8 @@ class Device:
                 not 128 <= s["journal_blocks"] <= 65536 or not 1 <= s["nr_blocks"] <= MAX_BLOCKS or
                 not 1 <= s["key_size"] <= 256):
             raise Refused("superblock has impossible values")
+        if new:
+            raise Refused("format is for areas of zeros, this one has a superblock")
         for field, mine in (("cipher", self.cipher.encode()), ("sector_size", self.sector_size),
                             ("key_size", len(self.key)), ("flags", 0), ("iv_offset", 0)):
             theirs = c_string(s[field]) if field == "cipher" else s[field]

@@ -237,7 +237,8 @@ def lost_key():
 
 def open_faults():
     """The metadata cannot be read when the table is loaded."""
-    dev = kc.create("kc", table())
+    kc.zero(META, 0, 8 << 20)
+    dev = kc.create("kc", table(), new=True)
     kc.write(dev, 40 * BLOCK, b"j" * BLOCK)
     kc.message("kc", "commit")
     kc.remove("kc")
