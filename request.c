@@ -445,9 +445,9 @@ static bool kc_read_go(struct kc_io *io, u16 slot)
 	struct kc_dev *kd = io->t->kd;
 	struct kc_keyslots *slots = &kd->keys.slots;
 
-	if (slot != KC_SLOT_NONE)
+	if (slot != KC_SLOT_NONE) {
 		io->conv.ks = kc_keyslot_get(slots, slot);
-	else if (kc_keyslot_valid(slots, KC_SLOT_DEVICE)) {
+	} else if (kc_keyslot_valid(slots, KC_SLOT_DEVICE)) {
 		trace_keyed_crypt_io(kd->area.md, false, io->claim.block, io->claim.nr,
 				     slot, KC_TRACE_UNASSIGNED);
 		kc_io_release(io);

@@ -184,8 +184,9 @@ static int kc_dev_match_uuid(struct kc_dev *kd, const struct kc_target *t)
 }
 
 /*
- * The UUID of an area that is being opened is known and authentic.  If one with the same is open, it
- * is the same one by another path, or a copy: two writers of the same would destroy it.
+ * The UUID of an area that is being opened is known and authentic.  If one with the same is
+ * open, it is the same one by another path, or a copy: two writers of the same would
+ * destroy it.
  */
 static int kc_dev_identify(struct kc_dev *kd, const struct kc_target *t)
 {
