@@ -12,7 +12,7 @@ VM_ARGS=(--disk scratch=640M --mem 1G --timeout 1200)
 
 load_module
 must modprobe dm-crypt
-commands=$(sed -n '/^    export DISK=/,/^    dmsetup remove board; paste/s/^    //p' "$KC_TESTS/../Documentation/low-end.rst")
+commands=$(sed -n '/^    export DISK=/,/^    dmsetup remove board; keyctl/s/^    //p' "$KC_TESTS/../Documentation/low-end.rst")
 is "there are ten commands" "$(wc -l <<< "$commands")" 10
 # another disk, less time; and the module is there already, not where modprobe finds it
 here=${commands/'/dev/mmcblk0p3 RUNTIME=10'//dev/disk/kc/scratch RUNTIME=2}
@@ -27,5 +27,6 @@ for who in raw dm-crypt keyed-crypt; do
 	is "$who: each job of fio moved data" "$(awk -F';' '$2 + $3 > 0' "$kc_tmp/$who.txt" | wc -l)" $((jobs - 1))
 done
 is "the last one prints them all" "$(grep -cE '^[a-z0-9-]+( +[0-9]+){3}$' "$kc_log")" $((jobs - 1))
-ok "the key is taken back" keyctl unlink %logon:board:device @u
+nok "no key is left" keyctl search @u logon board:device
+is "nor a mapped device" "$(dmsetup ls)" 'No devices found'
 done_testing
