@@ -18,7 +18,7 @@ small_test() { # name line...
 }
 
 host_main() {
-	local out rc boot
+	local out rc boot i hogs
 
 	vm_boot --kill write
 	vm_boot --allow-dmesg 'WARNING: expected' --memdump-on "kc-dump-now=$VM_DIR/memory" \
@@ -43,6 +43,14 @@ host_main() {
 	out=$(vm_run --timeout $((10 + 2 * boot)) -- bash -c 'echo before; sleep 1000') && rc=0 || rc=$?
 	is "a guest that hangs is killed at its time limit" "$rc" 124
 	like "and what it printed before is there" "$out" before
+	hogs=()
+	for ((i = 0; i < 8 * $(nproc); i++)); do
+		timeout $((2 * boot + 6)) bash -c 'while :; do :; done' &
+		hogs+=($!)
+	done
+	out=$(vm_run --timeout $((boot + 3)) -- echo slowly) && rc=0 || rc=$?
+	is "a guest is not killed for the time that the host's processors had for others" "$rc $out" '0 slowly'
+	wait "${hogs[@]}"
 	out=$(vm_run -- bash -c 'echo c > /proc/sysrq-trigger; sleep 100') && rc=0 || rc=$?
 	is "a crash of the kernel fails the run" "$rc" 121
 
