@@ -20,8 +20,7 @@ here=${here/'modprobe dm-keyed-crypt && '/}
 nok "the disk and the module are named as is expected here" test "$here" = "$commands"
 cat > "$kc_tmp/commands" <<< "set -e -o pipefail; cd $kc_tmp; ln -sfn $KC_TESTS tests
 $here"
-ok "they run to their end" bash "$kc_tmp/commands"
-diag < "$kc_log"
+ok "they run to their end" bash "$kc_tmp/commands" && diag < "$kc_log"
 jobs=$(grep -c '^\[' "$KC_TESTS/bench/board.fio")
 for who in raw dm-crypt keyed-crypt; do
 	is "$who: each job of fio moved data" "$(awk -F';' '$2 + $3 > 0' "$kc_tmp/$who.txt" | wc -l)" $((jobs - 1))
