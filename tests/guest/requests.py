@@ -304,7 +304,7 @@ def check_stacked():
     upper = kc.create("upper", "0 %d linear %s 0" % (length, dev))
     # not while the mapped device has the other area
     kc.reload("kc", "0 %d error" % length)
-    kc.reload("kc", table(length, "owner:uid", "meta_device:" + META, offset=OFFSET + length))
+    kc.reload("kc", kc.formats(table(length, "owner:uid", "meta_device:" + META, offset=OFFSET + length)))
     kc.equal("a stacked device still says that it takes sectors", kc.queue(upper, "logical_block_size"), "512")
     kc.write(upper, 0, b"s" * 8192)
     before = kc.disk_stat(DATA)
