@@ -814,7 +814,7 @@ def many_waiters():
             ended.clear()
             stop("slow")
             threads = [threading.Thread(target=write, args=(2 + i % 2,)) for i in range(nr)]
-            read = Later(lambda: any(has(dev, SLOW_BLOCK, slot) for slot in (1, 2, 3)))
+            read = Later(lambda: kc.read(dev, SLOW_BLOCK * BLOCK, BLOCK) in [text(slot, SLOW_BLOCK) for slot in (1, 2, 3)])
             for t in threads:
                 t.start()
             time.sleep(1)
