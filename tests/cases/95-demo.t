@@ -1,6 +1,8 @@
 #!/bin/bash
 # The demo does what it says it does; KC_ARCH: on which machine.
 #
+# Depends on: tests/demo
+#
 # SPDX-License-Identifier: GPL-2.0-only
 
 host_main() {
