@@ -175,6 +175,9 @@ def uuid():
     other("the right one, on a path, when nobody has it open", "none", table("uuid:" + own, disk=path))
     kc.same("has the data", kc.read(kc.node(kc.dm(kc.DEV_STATUS, "kc2")[0]), 0, BLOCK), b"b" * BLOCK)
     kc.remove("kc2", "path")
+    wipe()
+    other("a new area with a given UUID", "EINVAL", kc.formats(table("uuid:" + own)), "not " + own)
+    kc.ok("is not made", zeros(DATA, 0))
 
 
 # ---- a device that is only looked at ----
